@@ -1,0 +1,22 @@
+"""Low-rank updates of many adapters in one batch: grouped rows, gathered rows and their gradients.
+
+The semantics of every op is one equation, ``y[t] += s · (x[t] Aᵀ) Bᵀ`` with the factors and the scale of row t's slot.
+"""
+
+from mintbook_kernels.dispatch import Backend, BackendUnavailable, backend
+from mintbook_kernels.factors import Factors
+from mintbook_kernels.gathered_lora.op import gathered_lora
+from mintbook_kernels.grouped_lora.op import grouped_lora
+from mintbook_kernels.lora_grad.op import lora_grad
+from mintbook_kernels.segments import Segments
+
+__all__ = [
+    "Backend",
+    "BackendUnavailable",
+    "Factors",
+    "Segments",
+    "backend",
+    "gathered_lora",
+    "grouped_lora",
+    "lora_grad",
+]

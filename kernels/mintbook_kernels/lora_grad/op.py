@@ -1,0 +1,58 @@
+"""The gradients of grouped rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mintbook_kernels.checks import check_grads, check_operands, check_triton_dtype
+from mintbook_kernels.dispatch import backend as choose_backend
+from mintbook_kernels.factors import Factors
+from mintbook_kernels.lora_grad import cpu
+from mintbook_kernels.segments import Segments
+
+
+def lora_grad(
+    dy: Tensor,
+    x: Tensor,
+    factors: Factors,
+    segments: Segments,
+    grads: Factors | None,
+    *,
+    need_dx: bool,
+    backend: str | None = None,
+) -> Tensor | None:
+    """Add dA and dBᵀ of ``y[t] += s · (x[t] Aᵀ) Bᵀ`` to ``grads`` in place; return ``dx [T, H]`` where asked for.
+
+    For ``dy [T, O]``, ``x [T, H]``: ``dh = s · dy B``, ``dx = dh A``, ``dA += dhᵀ x``, ``dBᵀ += s · hᵀ dy``. dx is 0 for
+    rows without an adapter; ``None`` without ``need_dx``. Sums are in fp32 and in a fixed order: two calls give the same
+    bits. The backward of `grouped_lora` does this with the h that its forward kept; here it is computed again.
+    """
+    check_operands(dy, x, factors, segments, y_name="dy")
+    if grads is not None:
+        check_grads(grads, factors)
+    dx = None
+    if not segments.empty:
+        name = choose_backend(x.device, backend).name
+        with torch.no_grad():
+            dx = add_gradients(dy, x, None, factors, segments, grads, need_dx, name)
+    return torch.zeros_like(x) if dx is None and need_dx else dx
+
+
+def add_gradients(
+    dy: Tensor,
+    x: Tensor,
+    h: Tensor | None,
+    factors: Factors,
+    segments: Segments,
+    grads: Factors | None,
+    need_dx: bool,
+    name: str,
+) -> Tensor | None:
+    """Run the gradients on the backend ``name``; ``h`` is what that backend's forward kept, or ``None``."""
+    if name == "cpu":
+        return cpu.add_gradients(dy, x, h, factors, segments, grads, need_dx)
+    check_triton_dtype(x)
+    from mintbook_kernels.lora_grad.triton_kernel import add_gradients as add_gradients_triton
+
+    return add_gradients_triton(dy, x, h, factors, segments, grads, need_dx)

@@ -1,0 +1,184 @@
+"""An adapter: a named, durable change of the base that can be trained, asked, compared, moved and rolled back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mintbook.config import SampleConfig, TrainConfig
+from mintbook.diff.behaviour import Probe
+from mintbook.diff.report import Diff
+from mintbook.comparison import compare
+from mintbook.display import Block, Card, Facts, Note, Table
+from mintbook.display.quantity import bytes_text, number_text, short_digest
+from mintbook.display.shown import Shown
+from mintbook.engine.request import Completion, Generation
+from mintbook.errors import UnknownReference
+from mintbook.run import Run
+from mintbook.runtime import Prompt, Runtime
+from mintbook.store.peft_format import write_peft
+from mintbook.store.records import Record
+from mintbook.store.revisions import Revision
+from mintbook.train.examples import Examples, ExampleSource, Preview, preview, tokenize
+from mintbook.training_run import resume_training, start_training
+
+
+class Adapter(Shown):
+    """One record of the store, on the resident base; made by `Session.adapter` or ``fleet[name]``."""
+
+    def __init__(self, name: str, runtime: Runtime) -> None:
+        self.name = name
+        self._runtime = runtime
+
+    @property
+    def record(self) -> Record:
+        """The durable side of the adapter, as it is in the store now."""
+        return self._runtime.store.record(self.name)
+
+    @property
+    def head(self) -> Revision | None:
+        """The current revision, or ``None`` before the first training."""
+        return self._runtime.store.resolve(self.name) if self.record.head is not None else None
+
+    @property
+    def revisions(self) -> list[Revision]:
+        """Every revision, the first one first."""
+        return self._runtime.store.revisions(self.name)
+
+    def revision(self, reference: str = "") -> Revision:
+        """Return one revision: ``""`` the head, ``"@3"`` a number, ``"@prod"`` an alias; raise `UnknownReference` otherwise."""
+        if reference and not reference.startswith("@"):
+            raise UnknownReference(
+                f"{reference!r} does not name a revision of {self.name}. Write '@3' for a number or '@prod' for an alias."
+            )
+        if not reference and self.record.head is None:
+            raise UnknownReference(
+                f"{self.name} has no revision yet, so it would answer as the base. Train it first, "
+                "or ask the base itself with fleet.generate([(None, prompt)])."
+            )
+        return self._runtime.store.resolve(f"{self.name}{reference}")
+
+    def examples(self, source: ExampleSource, *, max_length: int = TrainConfig().max_length) -> Examples:
+        """Return what training would make of ``source``: tokens, which of them are learnt, what is cut."""
+        return tokenize(source, self._runtime.base.renderer, max_length)
+
+    def preview(self, source: ExampleSource, *, count: int = 3, max_length: int = TrainConfig().max_length) -> Preview:
+        """Return the first examples as the model will see them, context and targets told apart."""
+        return preview(self.examples(source, max_length=max_length), self._runtime.base.renderer, count)
+
+    def train(self, examples: ExampleSource, *, background: bool = False, **options: Any) -> Run[Revision]:
+        """Train on examples from the head on, with its optimizer state, and commit the result as the next revision.
+
+        ``examples``: dicts with ``messages`` or with ``prompt`` and ``completion``, pairs, a JSONL file, a polars frame or a
+        datasets object. ``options`` are the fields of `TrainConfig`. Waits and shows progress, unless ``background``;
+        the returned run has the metrics and its ``result()`` is the revision.
+        """
+        config = TrainConfig.from_options(**options)
+        run = start_training(self._runtime, self.record, self.examples(examples, max_length=config.max_length), config)
+        if not background:
+            run.wait()
+        return run
+
+    def resume(self, *, background: bool = False) -> Run[Revision]:
+        """Continue the last training that was stopped or killed, from its last checkpoint, with the same losses."""
+        run = resume_training(self._runtime, self.record)
+        if not background:
+            run.wait()
+        return run
+
+    def generate(self, prompt: Prompt, *, at: str = "", **options: Any) -> Completion:
+        """Answer a prompt with the head, or with the revision ``at`` (``"@2"``, ``"@prod"``); ``options`` as in `SampleConfig`."""
+        sampling = SampleConfig.from_options(**options)
+        return self._runtime.complete([(self.revision(at), prompt)], sampling)[0]
+
+    def stream(self, prompt: Prompt, *, at: str = "", **options: Any) -> Generation:
+        """Return the answer in the making: iterate it for chunks of text as they come; ``cancel()`` ends it."""
+        return self._runtime.submit(self.revision(at), prompt, SampleConfig.from_options(**options))
+
+    def diff(
+        self,
+        first: Adapter | str | None = None,
+        second: Adapter | str | None = None,
+        *,
+        probes: list[str] | list[Probe] | None = None,
+    ) -> Diff:
+        """Say what changed, in weights and in behaviour.
+
+        ``diff()`` compares the base with the head, ``diff(b)`` or ``diff("@1")`` the head with it, ``diff("@1", "@2")`` the
+        first with the second. ``probes`` are the questions on which behaviour is compared; an empty list compares weights only.
+        """
+        if first is None and second is None:
+            return compare(self._runtime, None, self.revision(), probes)
+        if second is None:
+            return compare(self._runtime, self.revision(), self._side(first), probes)
+        return compare(self._runtime, self._side(first), self._side(second), probes)
+
+    def alias(self, name: str, at: str = "") -> Revision:
+        """Let ``alice@name`` mean the head, or the revision ``at``, from now on, and return that revision."""
+        revision = self.revision(at)
+        self._runtime.store.set_alias(self.name, name, revision.number)
+        return revision
+
+    def rollback(self, to: str = "") -> Revision:
+        """Make an earlier revision the head again (by default the head's parent); nothing is deleted."""
+        head = self.revision()
+        if to:
+            target = self.revision(to)
+        elif head.manifest.parent is not None:
+            target = self._runtime.store.resolve(f"@{head.manifest.parent}")
+        else:
+            raise UnknownReference(f"{head.reference} is the first revision of {self.name}; there is nothing before it.")
+        self._runtime.store.set_head(self.name, target.number)
+        return target
+
+    def export(self, folder: str | Path, *, at: str = "") -> Path:
+        """Write a revision as a PEFT folder, re-read it, and return the folder once it holds the same numbers."""
+        revision = self.revision(at)
+        page = self._runtime.store.page(revision)
+        write_peft(page, Path(folder), base_model_name=str(self._runtime.base.folder))
+        return Path(folder)
+
+    def card(self) -> Card:
+        """Return what a person wants to know about the adapter."""
+        record, revisions = self.record, self.revisions
+        lora = record.lora
+        facts: list[tuple[str, Any]] = [
+            ("base", f"{record.base_name} ({short_digest(record.base_digest)})"),
+            ("rank", lora.rank),
+            ("scale", f"{lora.scale:.4g} (alpha {lora.alpha:g}, {lora.alpha_rule})"),
+            ("targets", lora.targets if isinstance(lora.targets, str) else ", ".join(lora.targets)),
+        ]
+        head = next((r for r in revisions if r.number == record.head), None)
+        if head is None:
+            return Card(self.name, "adapter", [Facts(facts), Note("Not trained yet: it has no revision to answer with.")])
+        page_bytes = head.manifest.parameters * 4
+        facts += [("parameters", f"{number_text(head.manifest.parameters)} ({bytes_text(page_bytes)} in fp32)")]
+        facts += [("head", f"{head.reference} ({short_digest(head.digest)})")]
+        names: dict[int, list[str]] = {}
+        for alias, number in self._runtime.store.aliases(self.name).items():
+            names.setdefault(number, []).append(alias)
+        rows = [
+            [
+                r.reference,
+                ", ".join(["head"] * (r.number == record.head) + names.get(r.number, [])),
+                r.manifest.data_count,
+                r.manifest.metrics.get("step"),
+                r.manifest.metrics.get("loss"),
+                r.manifest.receipt.get("update_norm"),
+                r.created[:16].replace("T", " "),
+            ]
+            for r in revisions
+        ]
+        columns = ("revision", "is", "examples", "steps", "last loss", "‖ΔW‖", "made (UTC)")
+        blocks: list[Block] = [Facts(facts), Table(columns=columns, rows=rows, caption="Revisions")]
+        return Card(self.name, "adapter", blocks, badge=head.reference)
+
+    def _side(self, other: Adapter | str | None) -> Revision | None:
+        if other is None:
+            return None
+        return other.revision() if isinstance(other, Adapter) else self.revision(other)
+
+    def __repr__(self) -> str:
+        record = self.record
+        state = f"{self.name}@{record.head}" if record.head is not None else "not trained"
+        return f"<Adapter {self.name} · rank {record.lora.rank} · {record.base_name} · {state}>"

@@ -1,0 +1,70 @@
+"""The command line: ``mintbook demo``, ``mintbook study``, ``mintbook base``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from mintbook.errors import MintbookError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status; an error of mintbook is printed as its message, without a trace."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except MintbookError as error:
+        print(f"mintbook: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mintbook", description="Train, inspect, diff and serve small adapters over one shared model."
+    )
+    parser.add_argument("--version", action="version", version=f"mintbook {version('mintbook')}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="run the first notebook headless, tell its story here, save its page")
+    demo.add_argument("--notebook", type=Path, default=Path("notebooks/101_first_adapters.ipynb"))
+    demo.add_argument("--out", type=Path, default=Path("out"), help="where the HTML page goes")
+    demo.set_defaults(run=_demo)
+
+    study = commands.add_parser("study", help="run a recorded study and write its rows")
+    study.add_argument("name", choices=["people", "succession"])
+    study.add_argument("--seeds", type=int, default=3)
+    study.add_argument("--out", type=Path, default=Path("out"), help="where the rows go, as JSON")
+    study.set_defaults(run=_study)
+
+    base = commands.add_parser("base", help="obtain the default base and print its folder")
+    base.set_defaults(run=_base)
+    return parser
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from mintbook.notebook import execute_notebook
+
+    execute_notebook(options.notebook, options.out)
+    return 0
+
+
+def _study(options: argparse.Namespace) -> int:
+    from mintbook.studies import people
+
+    study = people.study_people if options.name == "people" else people.study_succession
+    study(seeds=options.seeds, out=options.out)
+    return 0
+
+
+def _base(options: argparse.Namespace) -> int:
+    from mintbook.display.live import Live
+    from mintbook.model import default_base
+
+    with Live() as live:
+        folder = default_base.obtain(progress=live.line)
+    print(folder)
+    return 0

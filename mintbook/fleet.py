@@ -1,0 +1,91 @@
+"""The fleet: every record of the store, asked together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mintbook.adapter import Adapter
+from mintbook.config import SampleConfig
+from mintbook.display import Card, Facts, Note, Table
+from mintbook.display.quantity import bytes_text, number_text
+from mintbook.display.shown import Shown
+from mintbook.engine.request import Completion
+from mintbook.runtime import Prompt, Runtime
+from mintbook.store.revisions import Revision
+
+if TYPE_CHECKING:
+    import polars
+
+SHOWN = 20
+
+
+class Fleet(Shown):
+    """All adapters of a session's store; ``fleet["alice"]`` is one of them."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def __getitem__(self, name: str) -> Adapter:
+        """Return the adapter of that name; raise `UnknownReference`, with near names, when there is none."""
+        return Adapter(self._runtime.store.record(name).name, self._runtime)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._runtime.store.find_record(name) is not None
+
+    def __len__(self) -> int:
+        return self._runtime.store.count_records()
+
+    def __iter__(self) -> Iterator[Adapter]:
+        last: str | None = None
+        while page := self._runtime.store.records(limit=500, after=last):
+            for record in page:
+                yield Adapter(record.name, self._runtime)
+            last = page[-1].name
+
+    @property
+    def catalog(self) -> polars.LazyFrame:
+        """One row per record, read lazily: a filter or a head reads only what it needs."""
+        return self._runtime.store.catalog()
+
+    def generate(
+        self, asks: Sequence[tuple[Adapter | str | None, Prompt]], **options: Any
+    ) -> list[Completion]:
+        """Answer prompts for many adapters in shared batches.
+
+        An ask is (adapter or reference, prompt): ``("alice", p)``, ``("bob@3", p)``, and ``(None, p)`` for the plain base.
+        ``options`` are the fields of `SampleConfig`; ``seed`` counts up from the given one, ask by ask. Every answer says in
+        ``.revision`` which revision gave it. Raises `UnknownReference` before anything runs when a reference names nothing.
+        """
+        sampling = SampleConfig.from_options(**options)
+        configs = [SampleConfig(**{**sampling.to_dict(), "seed": sampling.seed + i}) for i in range(len(asks))]
+        return self._runtime.complete([(self._revision(who), prompt) for who, prompt in asks], configs)
+
+    def card(self) -> Card:
+        """Return the fleet as a table of its first records, with what is loaded now."""
+        count = len(self)
+        if not count:
+            return Card("Fleet", "no adapters yet", [Note("Make one with session.adapter('name').")])
+        bank = self._runtime.engine.model.bank
+        facts = [
+            ("adapters", number_text(count)),
+            ("loaded now", f"{len(self._runtime.residency.resident_digests())} revisions, {bytes_text(bank.used_bytes)}"),
+            ("free rank-rows", f"{number_text(bank.free_rows)} of {number_text(bank.rows)}"),
+        ]
+        rows = [
+            [r.name, r.lora.rank, f"{r.name}@{r.head}" if r.head is not None else "not trained", r.created[:16].replace("T", " ")]
+            for r in self._runtime.store.records(limit=SHOWN)
+        ]
+        table = Table(columns=("adapter", "rank", "head", "made (UTC)"), rows=rows)
+        rest = [Note(f"… and {number_text(count - SHOWN)} more: fleet.catalog has them all.")] if count > SHOWN else []
+        return Card("Fleet", f"over {self._runtime.base.name}", [Facts(facts), table, *rest])
+
+    def _revision(self, who: Adapter | str | None) -> Revision | None:
+        if who is None:
+            return None
+        if isinstance(who, Adapter):
+            return who.revision()
+        return self[who].revision() if "@" not in who else self._runtime.store.resolve(who)
+
+    def __repr__(self) -> str:
+        return f"<Fleet · {len(self)} adapters · {self._runtime.base.name}>"

@@ -1,0 +1,185 @@
+"""The base: one resident foundation model, frozen, identified by a digest and checked when it is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mintbook.display import Card, Facts
+from mintbook.display.quantity import bytes_text, number_text, short_digest
+from mintbook.display.shown import Shown
+from mintbook.errors import BaseUnavailable, BaseUnsupported, ConfigError, MintbookError
+from mintbook.model import default_base
+from mintbook.model.digest import BaseDigest, digest_folder
+from mintbook.model.fidelity import Fidelity, check_fidelity
+from mintbook.model.renderer import Renderer
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
+Progress = Callable[[str, float | None], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Base(Shown):
+    """A frozen causal language model in memory.
+
+    ``digest`` names it in every revision and score; ``fidelity`` is how far its packed forward was from its padded one.
+    """
+
+    name: str
+    folder: Path
+    digests: BaseDigest
+    model: nn.Module
+    renderer: Renderer
+    fidelity: Fidelity
+    source: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """sha256 over weights, config, tokenizer and chat template."""
+        return self.digests.base
+
+    @property
+    def dtype(self) -> str:
+        """The precision in which the base computes, such as ``bfloat16``."""
+        return str(next(self.model.parameters()).dtype).removeprefix("torch.")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the base lies."""
+        return next(self.model.parameters()).device
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in the base, shared ones counted once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the weights take."""
+        return sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters())
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest sequence that the base was made for."""
+        return int(self.model.config.max_position_embeddings)  # type: ignore[union-attr, arg-type]
+
+    def card(self) -> Card:
+        """Return what a person wants to know about the base."""
+        config = self.model.config
+        kind = f"{config.model_type}, {config.num_hidden_layers} layers, hidden {config.hidden_size}"  # type: ignore[union-attr]
+        facts = [
+            ("kind", kind),
+            ("parameters", number_text(self.parameters)),
+            ("precision", f"{self.dtype} on {self.device}, {bytes_text(self.bytes)}"),
+            ("context", f"{number_text(self.max_length)} tokens"),
+            ("digest", short_digest(self.digest)),
+            (
+                "packed against padded",
+                f"differs by {max(self.fidelity.prefill, self.fidelity.decode):.1e} of the largest logit "
+                f"(allowed {self.fidelity.tolerance:.0e})",
+            ),
+        ]
+        if "package" in self.source:
+            facts.append(("source", f"{self.source['package']} ({self.source.get('quantisation', 'as published')})"))
+        return Card(self.name, "base, frozen and shared", [Facts(facts)])
+
+    def __repr__(self) -> str:
+        return f"<Base {self.name} · {self.parameters / 1e6:.0f}M · {self.dtype} · {short_digest(self.digest)}>"
+
+
+
+def load_base(source: str | Path | None, *, dtype: str, device: str, progress: Progress | None = None) -> Base:
+    """Load, freeze and check a base.
+
+    ``source`` is ``None`` (SmolLM2-135M-Instruct from its pinned package), a model folder, or a hub id. Raises
+    `BaseUnavailable` when it cannot be had and `BaseUnsupported`, with the reason, when the packed forward does not
+    compute what its own forward computes.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}.")
+    _check_device(device)
+    say = progress or (lambda _what, _share: None)
+    folder = default_base.obtain(progress=progress) if source is None else _resolve(source)
+    say("reading the base", None)
+    digests = digest_folder(folder)
+    model, tokenizer = _read(folder, dtype, device)
+    say("comparing the packed forward with the padded one", None)
+    provenance = folder / "provenance.json"
+    return Base(
+        name=_name(source, folder, model),
+        folder=folder,
+        digests=digests,
+        model=model,
+        renderer=Renderer(tokenizer),
+        fidelity=_checked(model, folder),
+        source=json.loads(provenance.read_text()) if provenance.is_file() else {},
+    )
+
+
+def _check_device(device: str) -> None:
+    kind = torch.device(device).type
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device is {device!r}, but torch finds no CUDA or ROCm device here. Use device='cpu'.")
+    if kind not in ("cpu", "cuda"):
+        raise ConfigError(f"device is {device!r}; mintbook runs on 'cpu' and 'cuda' (which torch also calls ROCm).")
+
+
+def _resolve(source: str | Path) -> Path:
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    if folder.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") != 1:
+        raise BaseUnavailable(
+            f"There is no model folder {str(source)!r}. Give a folder with config.json and *.safetensors, or a hub id "
+            "such as 'HuggingFaceTB/SmolLM2-135M-Instruct', or nothing for the default base."
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise BaseUnavailable(
+            f"{str(source)!r} is no folder here and could not be had from the hub ({type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else 'no reason given'}). Check the id and the network, or give a model folder."
+        ) from error
+
+
+def _read(folder: Path, dtype: str, device: str) -> tuple[nn.Module, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=DTYPES[dtype], local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (ValueError, OSError, KeyError) as error:
+        raise BaseUnavailable(f"transformers cannot read {folder} as a causal language model: {error}") from error
+    model = model.to(device).eval().requires_grad_(False)
+    return model, tokenizer
+
+
+def _checked(model: nn.Module, folder: Path) -> Fidelity:
+    try:
+        return check_fidelity(model, model.config.vocab_size)  # type: ignore[union-attr, arg-type]
+    except MintbookError:
+        raise
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise BaseUnsupported(
+            f"{folder.name} is a {type(model).__name__}, whose own code does not run the packed forward "
+            f"({type(error).__name__}: {error}). Llama, Qwen2 and Qwen3 models are known to."
+        ) from error
+
+
+def _name(source: str | Path | None, folder: Path, model: nn.Module) -> str:
+    if source is None:
+        return default_base.NAME
+    return str(source) if not Path(source).is_dir() else folder.name

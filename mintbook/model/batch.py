@@ -1,0 +1,70 @@
+"""The packed token batch: the one representation that training, prefill and decode share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from mintbook.model.kv_cache import BlockTable, KVCache
+
+NO_ADAPTER = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The tokens of one sequence that a forward reads.
+
+    ``slot`` is the slot of its adapter or `NO_ADAPTER`; ``start`` counts the sequence's tokens that are already in the
+    KV cache; ``table`` says where they lie (``None``: no cache is read or written, as in training).
+    """
+
+    tokens: Sequence[int]
+    slot: int = NO_ADAPTER
+    start: int = 0
+    table: BlockTable | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedBatch:
+    """Tokens of several sequences in one flat list.
+
+    ``tokens [T]``, ``positions [T]`` (in the sequence), ``row_slots [T]``; sequence i has the rows
+    ``bounds[i] : bounds[i + 1]``.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    row_slots: Tensor
+    bounds: tuple[int, ...]
+    pieces: tuple[Piece, ...]
+    cache: KVCache | None
+
+    @classmethod
+    def of(cls, pieces: Sequence[Piece], *, device: torch.device, cache: KVCache | None = None) -> PackedBatch:
+        """Pack the pieces in the order given."""
+        lengths = [len(piece.tokens) for piece in pieces]
+        return cls(
+            tokens=torch.tensor([token for piece in pieces for token in piece.tokens], device=device),
+            positions=torch.cat([torch.arange(p.start, p.start + n) for p, n in zip(pieces, lengths, strict=True)]).to(
+                device
+            ),
+            row_slots=torch.repeat_interleave(
+                torch.tensor([piece.slot for piece in pieces], dtype=torch.int32), torch.tensor(lengths)
+            ).to(device),
+            bounds=tuple(accumulate(lengths, initial=0)),
+            pieces=tuple(pieces),
+            cache=cache,
+        )
+
+    @property
+    def decode_only(self) -> bool:
+        """Whether every sequence brings one token: one row per request."""
+        return len(self.pieces) == len(self.tokens)
+
+    def last_rows(self) -> Tensor:
+        """Return the row of every sequence's last token ``[S]``."""
+        return torch.tensor([end - 1 for end in self.bounds[1:]], device=self.tokens.device)

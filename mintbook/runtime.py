@@ -1,0 +1,68 @@
+"""What every noun of a session works with: the resident base, the store, the engine and the slots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mintbook.config import SampleConfig
+from mintbook.engine.engine import Engine
+from mintbook.engine.request import Completion, Generation, Request
+from mintbook.errors import ConfigError
+from mintbook.model.base import Base
+from mintbook.model.batch import NO_ADAPTER
+from mintbook.serve.residency import Residency
+from mintbook.store.revisions import Revision
+from mintbook.store.store import Store
+
+Prompt = str | Sequence[Mapping[str, str]]
+"""One user turn, or a conversation of ``{"role": …, "content": …}`` turns."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Runtime:
+    """The shared parts of one session, and the two questions that everyone asks of them."""
+
+    base: Base
+    store: Store
+    engine: Engine
+    residency: Residency
+
+    def submit(self, revision: Revision | None, prompt: Prompt, sampling: SampleConfig) -> Generation:
+        """Enqueue a prompt for a revision (``None``: the plain base); its slot stays leased until the answer ends."""
+        tokens = tuple(self.base.renderer.prompt(prompt))
+        longest = len(tokens) + sampling.max_tokens
+        if longest > self.base.max_length:
+            raise ConfigError(
+                f"A prompt of {len(tokens)} tokens with max_tokens={sampling.max_tokens} may reach {longest} tokens; "
+                f"{self.base.name} was made for {self.base.max_length}. Shorten the prompt or lower max_tokens."
+            )
+        slot = NO_ADAPTER if revision is None else self.residency.acquire(revision)
+        request = Request(
+            tokens=tokens,
+            sampling=sampling,
+            revision="base" if revision is None else revision.reference,
+            end_ids=self.base.renderer.end_ids,
+            slot=slot,
+        )
+        release = (lambda: None) if revision is None else (lambda: self.residency.release(revision))
+        try:
+            return self.engine.submit(request, on_end=release)
+        except BaseException:
+            release()
+            raise
+
+    def complete(
+        self, asks: Sequence[tuple[Revision | None, Prompt]], sampling: SampleConfig | Sequence[SampleConfig]
+    ) -> list[Completion]:
+        """Answer all asks in shared batches, in their order; an interrupt cancels those that are not done."""
+        configs = [sampling] * len(asks) if isinstance(sampling, SampleConfig) else list(sampling)
+        running: list[Generation] = []
+        try:
+            for (revision, prompt), config in zip(asks, configs, strict=True):
+                running.append(self.submit(revision, prompt, config))
+            return [generation.result() for generation in running]
+        except BaseException:
+            for generation in running:
+                generation.cancel()
+            raise

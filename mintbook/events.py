@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from mintbook.errors import CorruptStore
+from mintbook.errors import CorruptStore, RunError
 
 _BLOCK = 1 << 16
 
@@ -52,6 +52,8 @@ class EventLog:
     def append(self, kind: str, **data: Any) -> Event:
         """Write one event and return it; it is in the file, whole, when this returns."""
         with self._lock:
+            if self._descriptor < 0:
+                raise RunError(f"The log {self.path} is closed; nothing more can be written. Open it again.")
             event = Event(self._seq + 1, time.time(), kind, data)
             line = json.dumps(event.to_dict(), separators=(",", ":")).encode() + b"\n"
             start = os.fstat(self._descriptor).st_size
@@ -78,7 +80,9 @@ class EventLog:
         """Return the log."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Close the log."""
         self.close()
 
@@ -88,7 +92,9 @@ class EventLog:
         events = [_event(line, self.path) for line in content[:whole].split(b"\n")[:-1]]
         for number, event in enumerate(events, 1):
             if event.seq != number:
-                raise CorruptStore(f"{self.path} has event {event.seq} where {number} belongs: lines are lost, or two processes write.")
+                raise CorruptStore(
+                    f"{self.path} has event {event.seq} where {number} belongs: lines are lost, or two processes write."
+                )
         if whole < len(content):
             os.ftruncate(self._descriptor, whole)
         return len(events)

@@ -40,6 +40,8 @@ class Run(Shown, Generic[T]):
         self._error: BaseException | None = None
         self._began = time.monotonic()
         self._seconds: float | None = None
+        self._phase_began = self._began
+        self._phase_from = 0.0
         self._state: dict[str, Any] = {"done": 0, "total": 0, "note": "starting"}
         self._metrics: list[dict[str, Any]] = []
 
@@ -87,6 +89,9 @@ class Run(Shown, Generic[T]):
 
     def progress(self, note: str, done: float = 0, total: float = 0) -> None:
         """Say what the run is doing and how far it is (the action calls this)."""
+        if total != self._state["total"]:
+            self._phase_began = time.monotonic()
+            self._phase_from = done
         self._state = {"done": done, "total": total, "note": note}
 
     def forget_after(self, step: int) -> None:
@@ -156,7 +161,8 @@ class Run(Shown, Generic[T]):
         done, total, note = self._state["done"], self._state["total"], self._state["note"]
         if not total:
             return str(note)
-        left = self.seconds / done * (total - done) if done else None
+        new = done - self._phase_from
+        left = (time.monotonic() - self._phase_began) / new * (total - done) if new else None
         rest = f", about {seconds_text(left)} left" if left is not None else ""
         return f"{note}: {done:g} of {total:g}{rest}"
 

@@ -19,7 +19,7 @@ from mintbook.store.origin import code_version, current_cell, package_versions
 from mintbook.store.page import LAYOUT, Page
 from mintbook.store.records import Record
 from mintbook.store.revisions import Revision
-from mintbook.train.anchors import load_anchors
+from mintbook.train.anchors import Anchor, load_anchors
 from mintbook.train.checkpoint import TrainingState
 from mintbook.train.examples import Examples, split
 from mintbook.train.optimizer import AdamW
@@ -127,10 +127,10 @@ def _train(
     state = _state(runtime, record, facts["parent"], checkpoint)
     run.forget_after(state.step)
     train, validation = split(examples, config.validation, config.seed)
-    anchors = []
+    anchors: list[Anchor] = []
     if config.anchor:
-        cache = runtime.store.path / "anchors" / f"{runtime.base.digest}.json"
-        anchors = load_anchors(runtime.engine, runtime.base.renderer, cache, lambda what, share: run.progress(what))
+        cache = runtime.store.path / "anchors" / f"{runtime.base.digest}.safetensors"
+        anchors = load_anchors(runtime.engine, runtime.base.renderer, cache, run.progress)
     data = TrainingData(train.sequences, validation.sequences, anchors)
     run.record("data", **examples.report(), anchors=len(anchors), from_step=state.step)
     slot = runtime.residency.place(state.page)

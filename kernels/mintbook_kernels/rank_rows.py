@@ -30,8 +30,8 @@ class RankRows:
     """``[R]``: its number inside the slot."""
     scale: Tensor | float
     """``[R]`` fp32, or one number for all."""
-    foreign: Tensor | None
-    """``[T', R]`` bool: the entries of h that do not count; ``None`` when all do."""
+    keep: Tensor | None
+    """``[T', R]`` integers as wide as h: all bits set where an entry of h counts, else none; ``None`` when all count."""
 
     @classmethod
     def of(cls, factors: Factors, segments: Segments) -> RankRows | None:
@@ -39,7 +39,7 @@ class RankRows:
         if segments.only_slot is not None:
             return cls._of_one(factors, segments, segments.only_slot)
         live = segments.row_index < factors.rank[segments.row_slot]
-        slot, index, foreign = segments.row_slot, segments.row_index, segments.foreign
+        slot, index, keep = segments.row_slot, segments.row_index, segments.keep(factors.a.dtype)
         if bool(live.all()):
             if segments.row_span is not None:
                 a, b = factors.a[segments.row_span], factors.b[segments.row_span]
@@ -51,8 +51,8 @@ class RankRows:
                 return None
             rows = segments.rows[chosen]
             a, b = factors.a.index_select(0, rows), factors.b.index_select(0, rows)
-            slot, index, foreign = slot[chosen], index[chosen], foreign.index_select(1, chosen)
-        return cls(a, b, slot, index, factors.scale[slot], foreign)
+            slot, index, keep = slot[chosen], index[chosen], keep.index_select(1, chosen)
+        return cls(a, b, slot, index, factors.scale[slot], keep)
 
     @classmethod
     def _of_one(cls, factors: Factors, segments: Segments, slot: int) -> RankRows | None:
@@ -66,7 +66,10 @@ class RankRows:
     def weigh(self, h: Tensor) -> Tensor:
         """Multiply ``h [T', R]`` by the scales and set foreign entries to exactly 0, in place."""
         h.mul_(self.scale)
-        return h if self.foreign is None else h.masked_fill_(self.foreign, 0)
+        if self.keep is not None:
+            # By bits, because 0 · NaN is NaN, and because masked_fill_ costs as much as the product before it.
+            h.view(self.keep.dtype).bitwise_and_(self.keep)
+        return h
 
 
 def take(tensor: Tensor, segments: Segments) -> Tensor:

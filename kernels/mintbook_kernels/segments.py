@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
-# Without slots: `foreign` is kept once computed, and only the plain torch path asks for it.
+
+# Without slots: `owner` and `keep` are kept once computed, and only the plain torch path asks for them.
 @dataclass(frozen=True, eq=False)
 class Segments:
     """Which rows use which rank-rows, in the forms that the backends read.
@@ -46,6 +48,7 @@ class Segments:
     chunk_rows: int
     rank: int
     """The largest page rank among the active slots; 0 when no row takes part."""
+    _keep: dict[torch.dtype, Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, slots: Tensor | Sequence[int], starts: Tensor, ranks: Tensor, *, chunk_rows: int = 64) -> Segments:
@@ -118,10 +121,11 @@ class Segments:
         """``[T', R]`` bool: whether the row (of `adapted`) may use the rank-row (of `rows`)."""
         return self.slots[self.adapted].unsqueeze(1) == self.row_slot
 
-    @cached_property
-    def foreign(self) -> Tensor:
-        """``[T', R]`` bool: the opposite of `owner`."""
-        return ~self.owner
+    def keep(self, dtype: torch.dtype) -> Tensor:
+        """Return `owner` as integers as wide as ``dtype``: all bits set where the entry counts, none where it does not."""
+        if dtype not in self._keep:
+            self._keep[dtype] = -self.owner.to(_INTEGERS[dtype.itemsize])
+        return self._keep[dtype]
 
 
 def as_range(ascending: Tensor) -> slice | None:

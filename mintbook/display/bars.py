@@ -14,7 +14,7 @@ from mintbook.display.terminal import clip, columns_of, pad, wrap
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _HTML_CELLS = 24
-_WIDEST_LABEL = 36
+_WIDEST_LABEL = 44
 _WIDEST_BAR = 40
 
 
@@ -49,7 +49,7 @@ class Bars:
         lines = wrap(title, width) if title else []
         if not self.items:
             return "\n".join([*lines, self.empty])
-        labels = [clip(one_line(label), min(_WIDEST_LABEL, width // 3 + 4)) for label, _ in self.items[: self.limit]]
+        labels = [clip(one_line(label), min(_WIDEST_LABEL, width // 2)) for label, _ in self.items[: self.limit]]
         numbers = column_texts(self._values())
         widest_label, widest_number = max(map(columns_of, labels)), max(map(columns_of, numbers))
         room = min(_WIDEST_BAR, max(8, width - widest_label - widest_number - 4))

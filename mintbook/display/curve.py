@@ -34,7 +34,8 @@ class Curve:
         rows = self._rows()
         if not rows:
             return "\n".join([*lines, self.empty])
-        return "\n".join(lines + lined_up([tuple(map(one_line, line)) for line in rows], [False] * 4, width))
+        legend = lined_up([tuple(map(one_line, line)) for line in rows], [False] * 4, width)
+        return "\n".join(lines + [line for row_lines in legend for line in row_lines])
 
     def html(self) -> str:
         """Return a chart, and below it a table with the sparklines that remain where SVG is removed."""
@@ -55,7 +56,7 @@ class Curve:
             )
             for name, spark, change, lowest in rows
         )
-        title = f'<p class="mb-caption">{escaped(self.caption)}</p>' if self.caption else ""
+        title = f'<p class="mb-caption"><strong>{escaped(self.caption)}</strong></p>' if self.caption else ""
         table = f'<table class="mb-legend"><tbody>{legend}</tbody></table>'
         return f'<div class="mb-curve">{title}{chart}{table}</div>'
 

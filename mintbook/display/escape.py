@@ -1,8 +1,7 @@
 """Text that somebody else wrote, made harmless for a page and for a terminal.
 
 Names, prompts and generated answers are hostile input. What cannot be seen is made visible, so that nothing reorders,
-recolours or hides the text around it: control characters become their pictures (ESC is ``␛``), bidirectional and other
-invisible format characters become ``⟨U+202E⟩``.
+recolours or hides the text around it: control, bidirectional and other invisible characters become ``⟨U+202E⟩``.
 """
 
 from __future__ import annotations
@@ -19,25 +18,17 @@ _MATHS = re.compile(r"[$\\]")
 
 
 def _visible(character: str) -> str:
-    category = unicodedata.category(character)
     if character == "\t":
         return "    "
-    if character < "\x20":
-        return chr(0x2400 + ord(character))
-    if character == "\x7f":
-        return "␡"
-    if category in ("Cc", "Cs"):
-        return "\ufffd"
-    if category == "Cf" and character not in _JOINERS:
-        return f"⟨U+{ord(character):04X}⟩"
-    return character
+    hidden = unicodedata.category(character) in ("Cc", "Cf", "Cs") and character not in _JOINERS
+    return f"⟨U+{ord(character):04X}⟩" if hidden else character
 
 
 def visible_lines(text: str) -> list[str]:
     r"""Return the lines of ``text`` with every invisible character made visible.
 
     >>> visible_lines("red \x1b[31m\nsecond")
-    ['red ␛[31m', 'second']
+    ['red ⟨U+001B⟩[31m', 'second']
     """
     lines = _ENDS_OF_LINE.split(text)
     return [line if line.isascii() and line.isprintable() else "".join(map(_visible, line)) for line in lines]

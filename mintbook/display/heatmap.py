@@ -22,10 +22,10 @@ class HeatMap:
 
     ``values`` is ``[len(rows)][len(columns)]``; None and NaN are left unshaded. Raises `ConfigError` for another shape.
 
-    >>> print(HeatMap(["layer 0", "layer 1"], ["q", "v"], [[0.1, 0.4], [0.2, 0.0]]).text())
-                  q        v
-    layer 0  ░ 0.10   █ 0.40
-    layer 1  ▒ 0.20   · 0.00
+    >>> print(HeatMap(["layer 0", "layer 1"], ["q", "v"], [[0.12, 0.4], [0.2, 0.0]]).text())
+                  q       v
+    layer 0  ▒ 0.12  █ 0.40
+    layer 1  ▒ 0.20  · 0.00
     """
 
     rows: Sequence[str]
@@ -52,7 +52,8 @@ class HeatMap:
             for name, line in zip(self.rows, self._cells(), strict=True)
         ]
         head = ["", *map(one_line, self.columns)]
-        return "\n".join(lines + lined_up([head, *cells], [False] + [True] * len(self.columns), width))
+        grid = lined_up([head, *cells], [False] + [True] * len(self.columns), width)
+        return "\n".join(lines + [line for row_lines in grid for line in row_lines])
 
     def html(self) -> str:
         """Return a table with the number in each cell, shaded by colour, or by a character where styles are removed."""
@@ -73,7 +74,7 @@ class HeatMap:
         known = [value if value is not None and math.isfinite(value) else None for value in flat]
         largest = max((abs(value) for value in known if value is not None), default=0.0) or 1.0
         shares = [None if value is None else value / largest for value in known]
-        cells = list(zip(column_texts(flat), shares, strict=True))
+        cells = list(zip(column_texts(flat, digits=2, keep_small=False), shares, strict=True))
         return [cells[start : start + len(self.columns)] for start in range(0, len(cells), len(self.columns))]
 
 

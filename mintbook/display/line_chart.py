@@ -7,29 +7,44 @@ from collections.abc import Mapping, Sequence
 
 from mintbook.display.escape import escaped_attribute, one_line
 from mintbook.display.quantity import number_text
+from mintbook.display.terminal import columns_of
 
 Points = Sequence[tuple[float, float]]
 
 _WIDTH, _HEIGHT = 640, 200
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 22, 24
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 20, 24, 28
 _MOST_POINTS = 240
+_MOST_DECIMALS = 4
 # A second sign beside the colour, for readers and printers that do not tell colours apart.
 _DASHES = ("", "7 3", "2 3", "9 3 2 3")
 
 
 def ticks(low: float, high: float, about: int, *, whole: bool = False) -> list[float]:
-    """Return round numbers from the one at or below ``low`` to the one at or above ``high``, ``about`` so many.
+    """Return round numbers from the one at or below ``low`` to the one at or above ``high``, some ``about`` of them.
 
     >>> ticks(0.02, 3.55, 4), ticks(1, 60, 6, whole=True)
     ([0.0, 1.0, 2.0, 3.0, 4.0], [0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0])
     """
     rough = (high - low) / max(1, about) or 1.0
     power = 10.0 ** math.floor(math.log10(rough))
-    step = min((factor * power for factor in (1, 2, 5, 10)), key=lambda size: abs(size - rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
     if whole:
         step = max(1.0, float(round(step)))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(index * step, 12) for index in range(first, last + 1)]
+    return [float(f"{index * step:.12g}") for index in range(first, last + 1)]
+
+
+def tick_texts(places: Sequence[float]) -> list[str]:
+    """Return ticks as text with as many decimals as tell neighbours apart.
+
+    >>> tick_texts([2.512, 2.514]), tick_texts([0.0, 10.0]), tick_texts([0.0, 1e-9])
+    (['2.512', '2.514'], ['0', '10'], ['0', '1e-09'])
+    """
+    step = places[1] - places[0] if len(places) > 1 else 1.0
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    if decimals > _MOST_DECIMALS or max(map(abs, places)) >= 1e6:
+        return list(map(number_text, places))
+    return [f"{place:,.{decimals}f}" for place in places]
 
 
 def stroke(index: int) -> str:
@@ -55,18 +70,18 @@ def line_chart(series: Mapping[str, Points], x_label: str, y_label: str, descrip
     def down(y: float) -> float:
         return _TOP + (y_high - y) / (y_high - y_low) * (_HEIGHT - _TOP - _BOTTOM)
 
-    parts = [
-        f'<path stroke="currentColor" stroke-opacity=".18" d="M{_LEFT} {down(y):.1f}H{_WIDTH - _RIGHT}"/>'
-        + _label(_LEFT - 7, down(y) + 4, number_text(y), "end")
-        for y in y_ticks
-    ]
-    whole = all(float(x).is_integer() for x, _ in finite)
-    inside = [x for x in ticks(x_low, x_high, 6, whole=whole) if x_low <= x <= x_high]
-    # The axis' name stands at the right end; a tick under it would be written over.
-    name_from = _WIDTH - _RIGHT - 7 * len(one_line(x_label)) - 12
-    parts += [_label(across(x), _HEIGHT - 6, number_text(x), "middle") for x in inside if across(x) < name_from]
-    parts.append(_label(_WIDTH - _RIGHT, _HEIGHT - 6, one_line(x_label), "end"))
-    parts.append(_label(_LEFT - 7, 11, one_line(y_label), "start", shift=-_LEFT + 7) if y_label else "")
+    parts = [_label(0, 11, one_line(y_label), "start")]
+    for y, words in zip(y_ticks, tick_texts(y_ticks), strict=True):
+        rule = f"M{_LEFT} {down(y):.1f}H{_WIDTH - _RIGHT}"
+        parts.append(f'<path stroke="currentColor" stroke-opacity=".18" d="{rule}"/>')
+        parts.append(_label(_LEFT - 7, down(y) + 4, words, "end"))
+    x_ticks = ticks(x_low, x_high, 6, whole=all(float(x).is_integer() for x, _ in finite))
+    parts.append(_label(0, _HEIGHT - 6, one_line(x_label), "start"))
+    # The axis' name stands at the left end; a tick under it would be written over.
+    free_from = 7 * columns_of(one_line(x_label)) + 10
+    for x, words in zip(x_ticks, tick_texts(x_ticks), strict=True):
+        if x_low <= x <= x_high and across(x) > free_from:
+            parts.append(_label(across(x), _HEIGHT - 6, words, "middle"))
     for index, points in enumerate(series.values()):
         parts.append(_line(index, [(across(x), down(y)) if _finite((x, y)) else None for x, y in _thinned(points)]))
     return (
@@ -83,14 +98,14 @@ def _finite(point: tuple[float, float]) -> bool:
 
 
 def _apart(low: float, high: float) -> tuple[float, float]:
-    """Return an interval of some width also where all values are equal."""
-    margin = abs(low) * 0.1 or 1.0
-    return (low, high) if high > low else (low - margin, high + margin)
+    """Return an interval of some width also where all values are equal, or as good as."""
+    margin = max(abs(low), abs(high)) * 0.1 or 1.0
+    return (low, high) if high - low > margin * 1e-6 else (low - margin, high + margin)
 
 
-def _label(x: float, y: float, words: str, anchor: str, *, shift: float = 0.0) -> str:
+def _label(x: float, y: float, words: str, anchor: str) -> str:
     return (
-        f'<text class="mb-axis" x="{x + shift:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="11" '
+        f'<text class="mb-axis" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="11" '
         f'fill="currentColor">{escaped_attribute(words)}</text>'
     )
 

@@ -77,7 +77,7 @@ class Marked:
     def html(self) -> str:
         """Return a table of two columns with ``<del>`` and ``<ins>``."""
         heads = row(heading(escaped(label), "col") for label in (self.left_label, self.right_label))
-        cells = row(cell(_tagged(pieces)) for pieces in (self.left, self.right))
+        cells = row(cell(_tagged(pieces), top=True) for pieces in (self.left, self.right))
         return f'<table class="mb-marked">{caption(self.title)}<thead>{heads}</thead><tbody>{cells}</tbody></table>'
 
 

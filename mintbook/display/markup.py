@@ -13,9 +13,10 @@ def heading(content: str, scope: Literal["row", "col"], *, right: bool = False) 
     return f'<th scope="{scope}" align="{"right" if right else "left"}">{content}</th>'
 
 
-def cell(content: str, *, right: bool = False) -> str:
-    """Return a ``<td>``."""
-    return f'<td align="{"right" if right else "left"}">{content}</td>'
+def cell(content: str, *, right: bool = False, top: bool = False) -> str:
+    """Return a ``<td>``, its content at the ``top`` of a high row or on the common baseline."""
+    place = f'align="{"right" if right else "left"}"' + (' valign="top"' if top else "")
+    return f"<td {place}>{content}</td>"
 
 
 def row(cells: Iterable[str]) -> str:
@@ -30,7 +31,7 @@ def rest_row(words: str, columns: int) -> str:
 
 def caption(text: str) -> str:
     """Return a ``<caption>`` of plain ``text``; nothing for no text."""
-    return f"<caption>{escaped(text)}</caption>" if text else ""
+    return f"<caption><strong>{escaped(text)}</strong></caption>" if text else ""
 
 
 def empty(title: str, words: str) -> str:

@@ -91,11 +91,11 @@ def is_number(value: Value) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def column_texts(values: Sequence[Value]) -> list[str]:
+def column_texts(values: Sequence[Value], *, digits: int = 3, keep_small: bool = True) -> list[str]:
     """Return the values of one column as text, its numbers with equal decimals so that they line up on the right.
 
-    The decimals give the largest number three digits. Where that would leave a smaller one with no digit at all, each
-    number keeps its own three significant digits.
+    The decimals give the largest number ``digits`` digits. Where that would leave a smaller one with no digit at all,
+    each number keeps its own three significant digits, unless ``keep_small`` is False.
 
     >>> column_texts([3.5512, 0.02, None]), column_texts([1.5, 0.00001]), column_texts([1200, 3])
     (['3.55', '0.02', '—'], ['1.5', '1e-05'], ['1,200', '3'])
@@ -104,8 +104,8 @@ def column_texts(values: Sequence[Value]) -> list[str]:
     sizes = [abs(value) for value in values if _is_finite(value) and value]
     if not any(isinstance(value, float) for value in values) or not sizes or max(sizes) >= 1e15:
         return alone
-    decimals = min(6, max(0, 2 - math.floor(math.log10(max(sizes)))))
-    if min(sizes) < 10**-decimals:
+    decimals = min(6, max(0, digits - 1 - math.floor(math.log10(max(sizes)))))
+    if keep_small and min(sizes) < 10**-decimals:
         return alone
     numbers = [f"{value:,.{decimals}f}" for value in values if _is_finite(value)]
     while decimals and all(number.endswith("0") for number in numbers):

@@ -43,16 +43,17 @@ class Table:
             raise ConfigError(f"align is {self.align!r}; it needs l or r for each of the {len(self.columns)} columns.")
 
     def text(self, width: int = 80) -> str:
-        """Return the table with aligned columns; a cell that does not fit ends in ``…``, a number is never cut."""
+        """Return the table with aligned columns; what does not fit is wrapped, but never a number."""
         lines = wrap(one_line(self.caption), width) if self.caption else []
         if not self.rows:
             return "\n".join([*lines, self.empty])
         head = [one_line(name) for name in self.columns]
         cells = [list(map(one_line, line)) for line in self._shown()]
-        table = lined_up([head, *cells], self._right(), width)
-        rule = "─" * max(map(columns_of, table))
+        head_lines, *body = lined_up([head, *cells], self._right(), width)
+        table = [line for row_lines in body for line in row_lines]
+        rule = "─" * max(map(columns_of, [*head_lines, *table]))
         rest = [self._rest()] if self._rest() else []
-        return "\n".join([*lines, table[0], rule, *table[1:], *rest])
+        return "\n".join([*lines, *head_lines, rule, *table, *rest])
 
     def html(self) -> str:
         """Return a ``<table>`` with column headings, its alignment kept by ``align`` where styles are removed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from itertools import zip_longest
 
 _NARROWEST = 6
 
@@ -42,46 +43,49 @@ def wrap(text: str, width: int) -> list[str]:
     >>> wrap("the dog is called Rex", 10)
     ['the dog is', 'called Rex']
     """
-    lines, line = [], ""
+    lines: list[str] = []
+    line: str | None = None
     for word in text.split(" "):
-        joined = f"{line} {word}" if line else word
+        joined = word if line is None else f"{line} {word}"
         if columns_of(joined) <= width:
             line = joined
             continue
-        if line:
+        if line is not None:
             lines.append(line)
         line = word
         while columns_of(line) > width:
             head = _head(line, width) or line[:1]
             lines.append(head)
             line = line[len(head) :]
-    return [*lines, line]
+    return [*lines, line or ""]
 
 
-def lined_up(rows: Sequence[Sequence[str]], right: Sequence[bool], width: int, *, gap: int = 2) -> list[str]:
-    """Return ``rows`` as lines with aligned columns; those that are not ``right`` aligned are clipped to fit ``width``.
+def lined_up(rows: Sequence[Sequence[str]], right: Sequence[bool], width: int, *, gap: int = 2) -> list[list[str]]:
+    """Return the lines of each of ``rows`` with aligned columns; what does not fit ``width`` is wrapped in its column.
 
-    The first row is the head: it gives way to the cells below it, so that a number is never clipped.
+    The first row is the head: it gives way to the cells below it, so that a number is never broken.
     """
     widths = [max(columns_of(row[column]) for row in rows) for column in range(len(right))]
     floors = [
         max((columns_of(row[column]) for row in rows[1:]), default=_NARROWEST) if right[column] else _NARROWEST
         for column in range(len(right))
     ]
-    excess = sum(widths) + gap * (len(widths) - 1) - width
-    while excess > 0:
-        spare = [have - least for have, least in zip(widths, floors, strict=True)]
-        if max(spare) <= 0:
+    for _ in range(sum(widths) + gap * (len(widths) - 1) - width):
+        spare = [(have, column) for column, have in enumerate(widths) if have > floors[column]]
+        if not spare:
             break
-        widest = max((have, column) for column, have in enumerate(widths) if spare[column] > 0)[1]
-        widths[widest] -= 1
-        excess -= 1
-    return [
-        (" " * gap)
-        .join(pad(clip(cell, widths[column]), widths[column], right=right[column]) for column, cell in enumerate(row))
-        .rstrip()
-        for row in rows
-    ]
+        widths[max(spare)[1]] -= 1
+    lined: list[list[str]] = []
+    for row in rows:
+        cells = [wrap(cell, widths[column]) for column, cell in enumerate(row)]
+        lines = [
+            (" " * gap)
+            .join(pad(part, widths[column], right=right[column]) for column, part in enumerate(parts))
+            .rstrip()
+            for parts in zip_longest(*cells, fillvalue="")
+        ]
+        lined.append(lines)
+    return lined
 
 
 def _columns(character: str) -> int:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mintbook.errors import BaseUnavailable, ConfigError
+from mintbook.store.filesystem import sync_file, sync_folder
 
 Progress = Callable[[str, float | None], None]
 
@@ -99,11 +100,13 @@ def _make(bases: Path, folder: Path, dtype: str, tell: Progress) -> None:
         # safetensors writes for the owner alone; a cache that several users share must be as readable as its config.
         (made / "model.safetensors").chmod((made / "config.json").stat().st_mode)
         _write_provenance(made, dtype)
-        _to_disk(made)
+        for file in made.iterdir():
+            sync_file(file)
+        sync_folder(made)
         if folder.exists():
             shutil.rmtree(folder)
         made.rename(folder)
-        _sync(bases)
+        sync_folder(bases)
 
 
 def _wheel(making: Path, tell: Progress) -> Path:
@@ -170,17 +173,3 @@ def _is_whole(folder: Path) -> bool:
         return all((folder / name).stat().st_size == size for name, size in files.items())
     except (OSError, ValueError, KeyError):
         return False
-
-
-def _to_disk(folder: Path) -> None:
-    for file in folder.iterdir():
-        _sync(file)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

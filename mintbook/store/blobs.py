@@ -26,7 +26,7 @@ class Staged:
 
 
 class Blobs:
-    """The folder of a store's bytes: ``blobs/ab/abcd…`` for those that have a name, ``incoming/`` for those that do not yet."""
+    """A store's bytes: ``blobs/ab/abcd…`` for those that have a name, ``incoming/`` for those that do not yet."""
 
     def __init__(self, root: Path) -> None:
         self.folder = root / "blobs"
@@ -45,7 +45,7 @@ class Blobs:
             return self._synced(temporary)
 
     def stage_file(self, source: Path) -> Staged:
-        """Take in a file without removing it: as a second name of the same bytes where the disk allows, else as a copy."""
+        """Take in a file without removing it: a second name of its bytes where the disk allows, else a copy."""
         if not source.is_file():
             raise StoreError(f"{source} is to become part of a revision, but there is no such file.")
         with self._temporary() as temporary:
@@ -60,12 +60,11 @@ class Blobs:
 
     def place(self, staged: list[Staged]) -> None:
         """Give staged files their names, and return when both bytes and names are on disk."""
-        folders = set()
+        # The outer one always: a folder that is there may have been made by a process that died before it forced it to disk.
+        folders = {self.folder}
         for item in staged:
             target = self.path(item.digest)
-            if not target.parent.is_dir():
-                target.parent.mkdir(exist_ok=True)
-                folders.add(self.folder)
+            target.parent.mkdir(exist_ok=True)
             # Over an equal blob too: it may be damaged, or about to be collected as an old stray.
             os.replace(item.temporary, target)
             folders.add(target.parent)
@@ -79,7 +78,9 @@ class Blobs:
             raise CorruptStore(f"{path}, which {of} needs, is missing. Restore it from a backup.")
         found = file_digest(path)
         if found != digest:
-            raise CorruptStore(f"{path}, which {of} needs, is damaged: its bytes have digest {found}. Restore it from a backup.")
+            raise CorruptStore(
+                f"{path}, which {of} needs, is damaged: its bytes have digest {found}. Restore it from a backup."
+            )
         return path
 
     def load_page(self, digest: str, of: str) -> Page:
@@ -104,7 +105,9 @@ class Blobs:
             yield temporary
         except (OSError, SafetensorError) as error:
             temporary.unlink(missing_ok=True)
-            raise StoreError(f"A file could not be written in {self.incoming}: {error}. Is there room on the disk?") from error
+            raise StoreError(
+                f"A file could not be written in {self.incoming}: {error}. Is there room on the disk?"
+            ) from error
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise

@@ -1,16 +1,17 @@
-"""The catalog: every record as a row of a lazy polars frame, whose filters, columns and head are pushed down into SQL."""
+"""The catalog: every record as a row of a lazy polars frame whose filters, columns and head go down into SQL."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
 import polars as pl
+from polars._typing import PolarsDataType
 from polars.io.plugins import register_io_source
 
 from mintbook.store.database import Database
 from mintbook.store.predicate import sql_of
 
-COLUMNS = {
+COLUMNS: dict[str, tuple[str, PolarsDataType]] = {
     "name": ("record.name", pl.String),
     "head": ("record.head", pl.Int64),
     "revisions": ("record.latest", pl.Int64),
@@ -30,6 +31,8 @@ COLUMNS = {
 _COMPARABLE = {name: sql for name, (sql, _) in COLUMNS.items() if name != "created"}
 """Columns whose values SQLite compares as polars does; times are text there."""
 
+_TABLES = "record LEFT JOIN revision ON revision.record = record.id AND revision.number = record.head"
+
 _FIRST_BATCH = 64
 _BATCH = 16_384
 
@@ -37,9 +40,11 @@ SCHEMA = pl.Schema({name: kind for name, (_, kind) in COLUMNS.items()})
 
 
 def scan_catalog(database: Database, on_rows: Callable[[int], None] = lambda count: None) -> pl.LazyFrame:
-    """Return the records as a lazy frame in the order of their names; ``on_rows`` is told how many rows each read took."""
+    """Return the records, in the order of names, as a lazy frame; ``on_rows`` is told how many rows each read took."""
 
-    def scan(columns: list[str] | None, predicate: pl.Expr | None, limit: int | None, _: int | None) -> Iterator[pl.DataFrame]:
+    def scan(
+        columns: list[str] | None, predicate: pl.Expr | None, limit: int | None, _: int | None
+    ) -> Iterator[pl.DataFrame]:
         needed = list(COLUMNS) if columns is None else columns
         # A predicate that SQL cannot express in full may need columns that are not asked for.
         read = needed if predicate is None else list(dict.fromkeys([*needed, *predicate.meta.root_names()]))
@@ -54,10 +59,10 @@ def _read(
     database: Database, names: list[str], predicate: pl.Expr | None, limit: int | None, on_rows: Callable[[int], None]
 ) -> Iterator[pl.DataFrame]:
     where, parameters = ("1", []) if predicate is None else sql_of(predicate, _COMPARABLE)
-    joined = " LEFT JOIN revision ON revision.record = record.id AND revision.number = record.head"
     # SQL may let rows through that the predicate drops, so a limit holds only where there is none.
     bound = -1 if limit is None or predicate is not None else limit
-    sql = f"SELECT {', '.join(COLUMNS[name][0] for name in names)} FROM record{joined} WHERE {where} ORDER BY record.name LIMIT ?"
+    chosen = ", ".join(COLUMNS[name][0] for name in names) or "1"
+    sql = f"SELECT {chosen} FROM {_TABLES} WHERE {where} ORDER BY record.name LIMIT ?"
     stored = {name: pl.String if name == "created" else COLUMNS[name][1] for name in names}
     connection = database.connect()
     try:
@@ -68,7 +73,9 @@ def _read(
             rows = cursor.fetchmany(size)
             on_rows(len(rows))
             frame = pl.DataFrame([tuple(row) for row in rows], schema=stored, orient="row")
-            yield frame.with_columns(pl.col(name).str.to_datetime(time_unit="us", time_zone="UTC") for name in names if name == "created")
+            yield frame.with_columns(
+                pl.col(name).str.to_datetime(time_unit="us", time_zone="UTC") for name in names if name == "created"
+            )
             if len(rows) < size:
                 return
             size = min(2 * size, _BATCH)

@@ -86,13 +86,16 @@ class Committer:
             ]
 
     def _owner(self, connection: sqlite3.Connection, draft: Draft) -> int:
-        row = connection.execute("SELECT id, base_digest, base_name FROM record WHERE name = ?", (draft.record,)).fetchone()
+        row = connection.execute(
+            "SELECT id, base_digest, base_name FROM record WHERE name = ?", (draft.record,)
+        ).fetchone()
         if row is None:
             raise self._records.unknown(draft.record)
         if row["base_digest"] != draft.manifest.base_digest:
             raise BaseMismatch(
-                f"{draft.record!r} belongs to base {row['base_name']} ({row['base_digest'][:12]}); the revision was made for "
-                f"{draft.manifest.base_name} ({draft.manifest.base_digest[:12]}). Make a new record for that base."
+                f"{draft.record!r} belongs to base {row['base_name']} ({row['base_digest'][:12]}); the revision was "
+                f"made for {draft.manifest.base_name} ({draft.manifest.base_digest[:12]}). "
+                "Make a new record for that base."
             )
         check_lease(connection, row["id"], draft.record, draft.lease)
         return int(row["id"])
@@ -106,7 +109,8 @@ def _insert(connection: sqlite3.Connection, record: int, draft: Draft, weights: 
         return int(row["number"])
     number = int(connection.execute("SELECT latest FROM record WHERE id = ?", (record,)).fetchone()["latest"]) + 1
     connection.execute(
-        "INSERT INTO revision (record, number, digest, weights_digest, parameters, blob, state_blob, created, manifest) "
+        "INSERT INTO revision "
+        "(record, number, digest, weights_digest, parameters, blob, state_blob, created, manifest) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             record,
@@ -132,10 +136,13 @@ def _files(staged: Sequence[tuple[Staged, Staged | None]]) -> list[Staged]:
 def _check(draft: Draft) -> None:
     page, manifest = draft.page, draft.manifest
     if not bool(torch.isfinite(page.tensor).all()):
-        broken = [name for name, pair in page.factors().items() if not all(bool(torch.isfinite(part).all()) for part in pair)]
+        broken = [
+            name for name, pair in page.factors().items() if not all(bool(torch.isfinite(part).all()) for part in pair)
+        ]
         where = f"{broken[0]} and {len(broken) - 1} more modules" if len(broken) > 1 else (broken or ["the padding"])[0]
         raise FormatError(
-            f"The weights for {draft.record!r} hold NaN or infinity in {where}; they are not saved. Train with a lower learning rate."
+            f"The weights for {draft.record!r} hold NaN or infinity in {where}; they are not saved. "
+            "Train with a lower learning rate."
         )
     found = {
         "layout_version": LAYOUT,
@@ -148,6 +155,6 @@ def _check(draft: Draft) -> None:
     for name, value in found.items():
         if getattr(manifest, name) != value:
             raise FormatError(
-                f"The manifest for {draft.record!r} says {name} {getattr(manifest, name)!r}, but the weights have {value!r}. "
-                "Make the manifest from the page that is saved."
+                f"The manifest for {draft.record!r} says {name} {getattr(manifest, name)!r}, but the weights have "
+                f"{value!r}. Make the manifest from the page that is saved."
             )

@@ -80,8 +80,8 @@ class Database:
             raise StoreError(f"The store {self.path.parent} was closed. Open it again.")
         if self._process != os.getpid():
             raise StoreError(
-                f"The store {self.path.parent} was opened by process {self._process}, and a connection does not survive a "
-                "fork. Open the store again in this process."
+                f"The store {self.path.parent} was opened by process {self._process}, and a connection does not "
+                "survive a fork. Open the store again in this process."
             )
         return self._connection
 
@@ -109,10 +109,13 @@ class Database:
             text = str(error)
             if "locked" in text or "busy" in text:
                 raise StoreError(
-                    f"{self.path} was busy for {BUSY_S:.0f} s: another process holds its write lock. Try again, or end that process."
+                    f"{self.path} was busy for {BUSY_S:.0f} s: another process holds its write lock. "
+                    "Try again, or end that process."
                 ) from error
             if "readonly" in text or "unable to open" in text:
-                raise StoreUnsupported(f"{self.path} cannot be written: {text}. Choose a folder that you may write to.") from error
+                raise StoreUnsupported(
+                    f"{self.path} cannot be written: {text}. Choose a folder that you may write to."
+                ) from error
             raise StoreError(f"SQLite could not use {self.path}: {text}.") from error
         except sqlite3.DatabaseError as error:
             # The subclasses tell of a wrong statement, which is a fault of ours and not of the file.

@@ -6,15 +6,12 @@ import hashlib
 import os
 from pathlib import Path
 
-_KERNEL = {
-    "nfs", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "9p", "afs", "ceph", "coda", "lustre", "gpfs",
-    "glusterfs", "beegfs", "ocfs2", "gfs2", "orangefs", "pvfs2", "ncpfs", "davfs", "vboxsf", "prl_fs",
-}
-_FUSE = {
-    "sshfs", "s3fs", "gcsfuse", "glusterfs", "ceph", "ceph-fuse", "rclone", "juicefs", "davfs", "smbnetfs",
-    "vmhgfs-fuse",
-}
-NETWORK = frozenset(_KERNEL | {f"fuse.{kind}" for kind in _FUSE})
+_SHARED = """
+nfs nfs4 cifs smb smb2 smb3 smbfs 9p afs ceph coda lustre gpfs glusterfs beegfs ocfs2 gfs2 orangefs pvfs2 ncpfs davfs
+vboxsf prl_fs fuse.sshfs fuse.s3fs fuse.gcsfuse fuse.glusterfs fuse.ceph fuse.ceph-fuse fuse.rclone fuse.juicefs
+fuse.davfs fuse.smbnetfs fuse.vmhgfs-fuse
+"""
+NETWORK = frozenset(_SHARED.split())
 """Types of file systems that several machines write to, where SQLite's shared memory does not hold."""
 
 MOUNTS = Path("/proc/self/mounts")

@@ -29,7 +29,9 @@ def verify(database: Database, revisions: Revisions, blobs: Blobs, revision: Rev
     """Return what is wrong with one revision, or with the whole store when ``revision`` is None."""
     if revision is not None:
         return list(_problems(blobs, revision))
-    found = [Problem(None, f"SQLite reports: {row[0]}") for row in database.rows("PRAGMA quick_check") if row[0] != "ok"]
+    found = [
+        Problem(None, f"SQLite reports: {row[0]}") for row in database.rows("PRAGMA quick_check") if row[0] != "ok"
+    ]
     found += [
         Problem(None, f"A row of table {row['table']} points at nothing in {row['parent']}.")
         for row in database.rows("PRAGMA foreign_key_check")
@@ -62,7 +64,7 @@ def _problems(blobs: Blobs, revision: Revision) -> Iterator[Problem]:
 
 
 def collect_strays(database: Database, blobs: Blobs, runs: Runs, *, min_age_s: float) -> list[Path]:
-    """Remove files and empty run folders that no row names and that are older than ``min_age_s`` seconds; return them."""
+    """Remove files and empty run folders that no row names and that are at least ``min_age_s`` old; return them."""
     removed = []
     for path in [*blobs.all_files(), *runs.empty_folders()]:
         if not _stray(database, blobs, path, min_age_s):

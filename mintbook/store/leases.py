@@ -35,7 +35,9 @@ class Lease:
         """Return the lease."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Release the lease."""
         self.release()
 
@@ -70,7 +72,10 @@ def check_lease(connection: sqlite3.Connection, record: int, name: str, lease: L
     row = connection.execute("SELECT token, process, since FROM lease WHERE record = ?", (record,)).fetchone()
     if lease is not None and (row is None or row["token"] != lease.token):
         now = "nobody holds it" if row is None else f"{Process(**json.loads(row['process']))} holds it now"
-        raise RecordLeased(f"The lease of {name!r} taken at {lease.since[:19]} UTC is no longer valid: {now}. Take a new one and begin from the head.")
+        raise RecordLeased(
+            f"The lease of {name!r} taken at {lease.since[:19]} UTC is no longer valid: {now}. "
+            "Take a new one and begin from the head."
+        )
     if row is None or lease is not None:
         return
     holder = Process(**json.loads(row["process"]))
@@ -78,8 +83,7 @@ def check_lease(connection: sqlite3.Connection, record: int, name: str, lease: L
         return
     who = f"this process ({holder.pid})" if holder == Process.current() else str(holder)
     raise RecordLeased(
-        f"{name!r} is being trained by {who} since {row['since'][:19]} UTC; a record has one training session at a time. Stop that "
-        "one, or train a new record as a branch. If you know it is gone, take its lease with take_over=True."
+        f"{name!r} is being trained by {who} since {row['since'][:19]} UTC; a record has one training session at a "
+        "time. Stop that one, or train a new record as a branch. If you know it is gone, take its lease with "
+        "take_over=True."
     )
-
-

@@ -76,7 +76,7 @@ class Manifest:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in _OBJECTS:
             value = getattr(self, name)
-            # A private copy in JSON's own types: the caller's later changes stay out, and reading back gives an equal manifest.
+            # A private copy in JSON's types: later changes of the caller's stay out, and reading back gives an equal one.
             object.__setattr__(self, name, None if value is None else json.loads(canonical(value)))
 
     @property
@@ -98,7 +98,9 @@ class Manifest:
         known = [item.name for item in fields(cls)]
         for name in data:
             if name not in known:
-                raise FormatError(f"A manifest has no field {name!r}.{nearest(name, known)} It may be of a newer version.")
+                raise FormatError(
+                    f"A manifest has no field {name!r}.{nearest(name, known)} It may be of a newer version."
+                )
         try:
             return cls(**data)
         except TypeError as error:

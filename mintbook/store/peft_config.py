@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import regex
+import regex  # type: ignore[import-untyped]
 
 from mintbook.errors import FormatError, TargetError
 
@@ -17,6 +17,7 @@ LARGEST_RANK = 256
 _LARGEST_FILE = 1 << 20
 _MOST_PATTERNS = 4096
 _MATCH_SECONDS = 0.2
+_LONGEST_QUOTE = 80
 
 _USED = {
     "peft_type",
@@ -55,7 +56,7 @@ _REASONS = {
     "fan_in_fan_out": "it is made for layers whose weight is stored as [H, O]",
     "alora_invocation_tokens": "it applies only after certain tokens",
 }
-_PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")
+_PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
 
 
 class _Pattern(NamedTuple):
@@ -65,7 +66,7 @@ class _Pattern(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PeftConfig:
-    """The facts of a plain LoRA: ``ΔW_m = scale_m · B_m A_m`` with ``scale_m`` = α_m / r_m, or α_m / √r_m under rsLoRA."""
+    """The facts of a plain LoRA: ``ΔW_m = scale_m · B_m A_m``, ``scale_m`` = α_m / r_m, or α_m / √r_m under rsLoRA."""
 
     rank: int
     alpha: float
@@ -101,28 +102,27 @@ class PeftConfig:
         wanted = self.raw.get("layers_to_transform")
         if wanted is None or wanted == []:
             return True
-        lists = self.raw.get("layers_pattern") or [r"[^.]*"]
-        for name in [lists] if isinstance(lists, str) else lists:
-            found = _search(_compiled(rf"(?:^|.*?\.){name}\.(\d+)\."), module)
-            if found:
-                return int(found[len(found.groups())]) in ([wanted] if isinstance(wanted, int) else wanted)
-        return False
+        lists = self.raw.get("layers_pattern")
+        names = [lists] if isinstance(lists, str) else lists
+        forms = [rf"(?:^|.*?\.){name}\.(?P<layer>\d+)\." for name in names or []] or [r".*?\.[^.]*\.(?P<layer>\d+)\."]
+        found = next((match for form in forms if (match := _match(_compiled(form), module))), None)
+        return found is not None and int(found["layer"]) in ([wanted] if isinstance(wanted, int) else wanted)
 
 
 def read_peft_config(path: Path) -> PeftConfig:
     """Read an adapter_config.json; raise `FormatError` when it is broken or asks for more than plain LoRA."""
     raw = _json(path)
-    if raw.get("peft_type") != "LORA":
-        raise FormatError(f"{path} has peft_type {raw.get('peft_type')!r}; only 'LORA' is taken.")
-    if raw.get("task_type") not in (None, "CAUSAL_LM"):
-        raise FormatError(f"{path} has task_type {raw['task_type']!r}; only 'CAUSAL_LM' is taken.")
-    if raw.get("bias", "none") != "none":
-        raise FormatError(f"{path} has bias {raw['bias']!r}: it changes biases of the base. Train with bias='none'.")
+    for field, taken in (("peft_type", ("LORA",)), ("task_type", (None, "CAUSAL_LM")), ("bias", ("none", None))):
+        if raw.get(field) not in taken:
+            raise FormatError(f"{path} has {field} {_brief(raw.get(field))}; only {taken[-1] or taken[0]!r} is taken.")
     for field, value in raw.items():
         if field not in _USED | _INERT and value not in (None, False, 0, "", [], {}):
             reason = _REASONS.get(field, "this version of mintbook does not know it to be harmless")
-            raise FormatError(f"{path} sets {field} to {str(value)[:80]!r}: {reason}. Only plain LoRA, W + s·BA, is taken.")
+            raise FormatError(
+                f"{path} sets {field!r} to {_brief(value)}: {reason}. Only plain LoRA, W + s·BA, is taken."
+            )
     _check_start(path, raw.get("init_lora_weights", True))
+    _check_choice(path, raw)
     rank = _number(path, "r", raw.get("r", 8), whole=True)
     name = raw.get("base_model_name_or_path")
     return PeftConfig(
@@ -152,12 +152,20 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _check_start(path: Path, start: Any) -> None:
-    start = start.lower() if isinstance(start, str) else start
-    if start not in _PLAIN_STARTS:
+    kind = start.lower() if isinstance(start, str) else start
+    if kind not in _PLAIN_STARTS:
         raise FormatError(
-            f"{path} has init_lora_weights {start!r}, which may change the base's own weights, so that the adapter fits "
-            "no other base. Convert it to plain LoRA first (PEFT: path_initial_model_for_weight_conversion)."
+            f"{path} has init_lora_weights {_brief(start)}, which may change the base's own weights, so that the "
+            "adapter fits no other base. Convert it to plain LoRA (PEFT: path_initial_model_for_weight_conversion)."
         )
+
+
+def _check_choice(path: Path, raw: Mapping[str, Any]) -> None:
+    for field, kind in (("exclude_modules", str), ("layers_pattern", str), ("layers_to_transform", int)):
+        value = raw.get(field)
+        values = value if isinstance(value, list) else [value]
+        if value is not None and not all(isinstance(item, kind) for item in values):
+            raise FormatError(f"{path} has {field} {_brief(value)}; {kind.__name__} or a list of it is needed.")
 
 
 def _targets(path: Path, targets: Any) -> str | tuple[str, ...]:
@@ -165,15 +173,19 @@ def _targets(path: Path, targets: Any) -> str | tuple[str, ...]:
         return targets
     if isinstance(targets, list) and targets and all(isinstance(target, str) for target in targets):
         return tuple(targets)
-    raise TargetError(f"{path} has target_modules {targets!r}; a list of module names or one expression is needed.")
+    raise TargetError(
+        f"{path} has target_modules {_brief(targets)}; a list of module names or one expression is needed."
+    )
 
 
 def _number(path: Path, field: str, value: Any, *, whole: bool = False) -> float:
     kinds = int if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
-        raise FormatError(f"{path} has {field} {str(value)[:80]!r}; it must be {'an integer' if whole else 'a number'}.")
+    if isinstance(value, bool) or not isinstance(value, kinds) or not -1e300 < value < 1e300:
+        raise FormatError(
+            f"{path} has {field} {_brief(value)}; it must be {'an integer' if whole else 'a finite number'}."
+        )
     if whole and not 1 <= value <= LARGEST_RANK:
-        raise FormatError(f"{path} has {field} {str(value)[:80]}; ranks from 1 to {LARGEST_RANK} are taken.")
+        raise FormatError(f"{path} has {field} {_brief(value)}; ranks from 1 to {LARGEST_RANK} are taken.")
     return value
 
 
@@ -182,36 +194,41 @@ def _patterns(path: Path, field: str, raw: Mapping[str, Any], *, whole: bool = F
     if not isinstance(patterns, dict) or len(patterns) > _MOST_PATTERNS:
         raise FormatError(f"{path} has a {field} that is not an object of at most {_MOST_PATTERNS} entries.")
     return tuple(
-        _Pattern(_compiled(rf"(.*\.)?({name})$"), _number(path, f"{field} {name[:80]!r}", value, whole=whole))
+        _Pattern(_compiled(rf"(.*\.)?({name})$"), _number(path, f"{field} {_brief(name)}", value, whole=whole))
         for name, value in patterns.items()
     )
 
 
 def _first(patterns: tuple[_Pattern, ...], module: str, default: float) -> float:
-    return next((pattern.value for pattern in patterns if _search(pattern.ends, module)), default)
+    return next((pattern.value for pattern in patterns if _match(pattern.ends, module)), default)
 
 
 def _whole(expression: str, module: str) -> bool:
-    return _search(_compiled(rf"(?:{expression})\Z"), module) is not None
+    return _match(_compiled(expression), module, whole=True) is not None
 
 
-def _named(names: Any, module: str) -> bool:
+def _named(names: Iterable[str], module: str) -> bool:
     return any(module == name or module.endswith(f".{name}") for name in names)
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}…"
 
 
 def _compiled(expression: str) -> regex.Pattern[str]:
     try:
         return regex.compile(expression)
     except regex.error as error:
-        raise FormatError(f"The adapter's configuration holds the expression {expression[:80]!r}: {error}.") from error
+        raise FormatError(f"The adapter's configuration holds the expression {_brief(expression)}: {error}.") from error
 
 
-def _search(expression: regex.Pattern[str], module: str) -> regex.Match[str] | None:
+def _match(expression: regex.Pattern[str], module: str, *, whole: bool = False) -> regex.Match[str] | None:
     """Match from the start of the name, in bounded time: an expression from a stranger may take for ever."""
     try:
-        return expression.match(module, timeout=_MATCH_SECONDS)
+        return (expression.fullmatch if whole else expression.match)(module, timeout=_MATCH_SECONDS)
     except TimeoutError as error:
         raise FormatError(
-            f"The adapter's configuration holds the expression {expression.pattern[:80]!r}, which takes more than "
+            f"The adapter's configuration holds the expression {_brief(expression.pattern)}, which takes more than "
             f"{_MATCH_SECONDS} s on one module name."
         ) from error

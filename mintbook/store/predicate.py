@@ -41,7 +41,9 @@ def _condition(node: Any, columns: Mapping[str, str]) -> Condition | None:
 
 
 def _both(body: Any, columns: Mapping[str, str]) -> Condition | None:
-    sides = [side for side in (_condition(body["left"], columns), _condition(body["right"], columns)) if side is not None]
+    sides = [
+        side for side in (_condition(body["left"], columns), _condition(body["right"], columns)) if side is not None
+    ]
     if len(sides) < 2:
         return sides[0] if sides else None
     (left, first), (right, second) = sides
@@ -75,7 +77,9 @@ def _function(function: Any, inputs: list[Any], columns: Mapping[str, str]) -> C
     if function == {"StringExpr": "StartsWith"}:
         prefix = _literal(inputs[1])
         # A range instead of LIKE, so that the index on names serves it; U+10FFFF sorts after every name.
-        return (f"({column} >= ? AND {column} < ?)", [prefix, f"{prefix}\U0010ffff"]) if isinstance(prefix, str) else None
+        return (
+            (f"({column} >= ? AND {column} < ?)", [prefix, f"{prefix}\U0010ffff"]) if isinstance(prefix, str) else None
+        )
     return None
 
 

@@ -37,7 +37,7 @@ class Process:
         )
 
     def alive(self) -> bool:
-        """Tell whether the process still runs; one that cannot be seen from here (another container) counts as running."""
+        """Tell whether the process still runs; one that is hidden from here (another container) counts as running."""
         here = Process.current()
         if self.boot != here.boot:
             return False

@@ -34,7 +34,9 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain data, ready for JSON."""
-        plain = {name: getattr(self, name) for name in ("name", "base_digest", "base_name", "created", "latest", "head")}
+        plain = {
+            name: getattr(self, name) for name in ("name", "base_digest", "base_name", "created", "latest", "head")
+        }
         return {**plain, "lora": self.lora.to_dict()}
 
 
@@ -135,15 +137,20 @@ class Records:
         check_alias(alias)
         with self._database.transaction() as connection:
             record = self._revision_owner(connection, name, number)
-            row = connection.execute("SELECT number FROM alias WHERE record = ? AND name = ?", (record, alias)).fetchone()
-            connection.execute("INSERT OR REPLACE INTO alias (record, name, number) VALUES (?, ?, ?)", (record, alias, number))
+            row = connection.execute(
+                "SELECT number FROM alias WHERE record = ? AND name = ?", (record, alias)
+            ).fetchone()
+            connection.execute(
+                "INSERT OR REPLACE INTO alias (record, name, number) VALUES (?, ?, ?)", (record, alias, number)
+            )
             _write_move(connection, record, alias, number, row["number"] if row else None)
 
     def aliases(self, name: str) -> dict[str, int]:
         """Return alias → revision number."""
         self.get(name)
         rows = self._database.rows(
-            "SELECT alias.name, number FROM alias JOIN record ON record.id = record WHERE record.name = ? ORDER BY alias.name",
+            "SELECT alias.name, number FROM alias JOIN record ON record.id = record "
+            "WHERE record.name = ? ORDER BY alias.name",
             (name,),
         )
         return {row["name"]: row["number"] for row in rows}
@@ -152,7 +159,8 @@ class Records:
         """Return every move of the record's head and aliases, oldest first."""
         self.get(name)
         rows = self._database.rows(
-            "SELECT pointer, number, previous, at FROM move JOIN record ON record.id = record WHERE record.name = ? ORDER BY move.id",
+            "SELECT pointer, number, previous, at FROM move JOIN record ON record.id = record "
+            "WHERE record.name = ? ORDER BY move.id",
             (name,),
         )
         return [Move(**row) for row in rows]

@@ -72,15 +72,14 @@ class Revisions:
         """Return the one revision that a reference names; raise `UnknownReference` with what exists instead."""
         if reference.digest is not None:
             return self._by_digest(reference.digest)
+        number = "record.head"
+        values: tuple[str | int | None, ...] = (reference.record,)
         if reference.number is not None:
-            number = "?2"
+            number, values = "?", (reference.record, reference.number)
         elif reference.alias is not None:
-            number = "(SELECT alias.number FROM alias WHERE alias.record = record.id AND alias.name = ?3)"
-        else:
-            number = "record.head"
-        row = self._database.row(
-            _COLUMNS + f"WHERE record.name = ?1 AND revision.number = {number}", (reference.record, reference.number, reference.alias)
-        )
+            number = "(SELECT alias.number FROM alias WHERE alias.record = record.id AND alias.name = ?)"
+            values = (reference.record, reference.alias)
+        row = self._database.row(_COLUMNS + f"WHERE record.name = ? AND revision.number = {number}", values)
         if row is None:
             raise self._unknown(reference)
         return decode(row)
@@ -88,9 +87,8 @@ class Revisions:
     def _unknown(self, reference: Reference) -> UnknownReference:
         record = self._records.get(str(reference.record))
         kind = "revision" if reference.alias is None else "alias"
-        return UnknownReference(
-            f"There is no {kind} {reference}. {holdings(record.name, record.latest, self._records.aliases(record.name))}"
-        )
+        held = holdings(record.name, record.latest, self._records.aliases(record.name))
+        return UnknownReference(f"There is no {kind} {reference}. {held}")
 
     def _by_digest(self, digest: str) -> Revision:
         found = self._database.rows(
@@ -98,7 +96,9 @@ class Revisions:
         )
         contents = {row["digest"] for row in found}
         if not contents:
-            raise UnknownReference(f"There is no revision whose digest begins with {digest}. List a record's revisions to see theirs.")
+            raise UnknownReference(
+                f"There is no revision whose digest begins with {digest}. List a record's revisions to see theirs."
+            )
         if len(contents) > 1:
             several = ", ".join(sorted(f"@{content[: len(digest) + 8]}" for content in contents))
             raise UnknownReference(f"@{digest} is the beginning of several digests: {several}. Give more digits.")
@@ -110,7 +110,9 @@ def decode(row: sqlite3.Row) -> Revision:
     text = row["manifest"]
     of = f"{row['name']}@{row['number']}"
     if hashlib.sha256(text.encode()).hexdigest() != row["digest"]:
-        raise CorruptStore(f"The manifest of {of} does not match its digest {row['digest']}. Restore the store from a backup.")
+        raise CorruptStore(
+            f"The manifest of {of} does not match its digest {row['digest']}. Restore the store from a backup."
+        )
     manifest = Manifest.from_dict(json.loads(text))
     if manifest.weights_digest != row["weights_digest"]:
         raise CorruptStore(f"The row of {of} names other weights than its manifest. Restore the store from a backup.")

@@ -69,7 +69,8 @@ class Runs:
                 self.folder(run).rmdir()
                 raise self._records.unknown(record)
             connection.execute(
-                "INSERT INTO run (id, kind, record, config, status, process, started) VALUES (?, ?, ?, ?, 'running', ?, ?)",
+                "INSERT INTO run (id, kind, record, config, status, process, started) "
+                "VALUES (?, ?, ?, ?, 'running', ?, ?)",
                 (run, kind, owner, json.dumps(config), json.dumps(asdict(Process.current())), utc_now()),
             )
         return self.get(run)
@@ -87,7 +88,8 @@ class Runs:
                 raise RunError(f"Run {run} is running in {holder}; only that process may change it.")
             resumed = status == "running"
             connection.execute(
-                "UPDATE run SET status = ?, process = ?, ended = ?, result = coalesce(?, result), error = ? WHERE id = ?",
+                "UPDATE run SET status = ?, process = ?, ended = ?, result = coalesce(?, result), error = ? "
+                "WHERE id = ?",
                 (
                     status,
                     json.dumps(asdict(Process.current())) if resumed else row["process"],
@@ -116,7 +118,8 @@ class Runs:
         written = "running" if status == "interrupted" else status
         judged = written == "running"
         rows = self._database.rows(
-            _COLUMNS + "WHERE (?1 IS NULL OR record.name = ?1) AND (?2 IS NULL OR status = ?2) ORDER BY run.id DESC LIMIT ?3",
+            _COLUMNS
+            + "WHERE (?1 IS NULL OR record.name = ?1) AND (?2 IS NULL OR status = ?2) ORDER BY run.id DESC LIMIT ?3",
             (record, written, -1 if judged or limit is None else limit),
         )
         found = [run for run in map(_run, rows) if status is None or run.status == status]

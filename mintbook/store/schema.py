@@ -113,7 +113,7 @@ def migrate(connection: sqlite3.Connection) -> None:
     try:
         # Asked again: another process may have been faster.
         for step in MIGRATIONS[check_format(connection) :]:
-            for statement in step.split(";\n"):
+            for statement in filter(None, step.strip().split(";\n")):
                 connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {APPLICATION}")
         connection.execute(f"PRAGMA user_version = {FORMAT}")

@@ -15,7 +15,7 @@ from mintbook.store.blobs import Blobs
 from mintbook.store.catalog import scan_catalog
 from mintbook.store.commit import Committer, Draft
 from mintbook.store.database import Database
-from mintbook.store.filesystem import network_type
+from mintbook.store.filesystem import network_type, sync_folder
 from mintbook.store.integrity import Problem, collect_strays, verify
 from mintbook.store.leases import Lease, Leases
 from mintbook.store.manifest import Manifest
@@ -51,11 +51,16 @@ class Store:
             kind = network_type(folder)
             if kind is not None:
                 raise StoreUnsupported(
-                    f"{folder} is on a network file system ({kind}), where SQLite's log is not safe. Choose a folder on a local disk."
+                    f"{folder} is on a network file system ({kind}), where SQLite's log is not safe. "
+                    "Choose a folder on a local disk."
                 )
-            return cls(folder, Database(folder / "store.sqlite"))
+            store = cls(folder, Database(folder / "store.sqlite"))
+            sync_folder(folder)
+            return store
         except OSError as error:
-            raise StoreUnsupported(f"{folder} cannot hold a store: {error}. Choose a folder that you may write to.") from error
+            raise StoreUnsupported(
+                f"{folder} cannot hold a store: {error}. Choose a folder that you may write to."
+            ) from error
 
     def close(self) -> None:
         """Close the store's files; a second call does nothing."""
@@ -65,7 +70,9 @@ class Store:
         """Return the store."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Close the store."""
         self.close()
 
@@ -117,8 +124,8 @@ class Store:
         What is visible is complete: the row is written after the bytes are on disk. The same manifest again yields the
         revision that it made the first time. The file ``state`` must not be written in place afterwards.
 
-        Raises `FormatError` when the weights are not finite or not those of the manifest, `BaseMismatch` when the record
-        belongs to another base, and `RecordLeased` when another session trains the record.
+        Raises `FormatError` when the weights are not finite or not those of the manifest, `BaseMismatch` when the
+        record belongs to another base, and `RecordLeased` when another session trains it.
         """
         return self.commit_many([Draft(record=record, page=page, manifest=manifest, state=state, lease=lease)])[0]
 
@@ -136,13 +143,14 @@ class Store:
         return self._revisions.of_record(record)
 
     def page(self, revision: Revision, *, verify: bool = True) -> Page:
-        """Read a revision's weights; with ``verify`` its bytes are hashed first, and `CorruptStore` names the bad file."""
+        """Read a revision's weights; with ``verify`` its bytes are hashed, and `CorruptStore` names the bad file."""
         if verify:
             self._blobs.checked(revision.blob, revision.reference)
         page = self._blobs.load_page(revision.blob, revision.reference)
         if verify and page.weights_digest(revision.manifest.base_digest) != revision.weights_digest:
             raise CorruptStore(
-                f"{self._blobs.path(revision.blob)} does not hold the weights of {revision.reference}. Restore it from a backup."
+                f"{self._blobs.path(revision.blob)} does not hold the weights of {revision.reference}. "
+                "Restore it from a backup."
             )
         return page
 
@@ -157,7 +165,7 @@ class Store:
         return verify(self._database, self._revisions, self._blobs, revision)
 
     def collect_strays(self, *, min_age_s: float = 3600.0) -> list[Path]:
-        """Remove files and empty run folders that no row names and that are older than ``min_age_s`` seconds; return what was removed."""
+        """Remove files and empty run folders that no row names and that are at least ``min_age_s`` old; return them."""
         return collect_strays(self._database, self._blobs, self._runs, min_age_s=min_age_s)
 
     def lease(self, record: str, *, take_over: bool = False) -> Lease:

@@ -16,8 +16,9 @@ from torch import Tensor
 from mintbook.config import TrainConfig
 from mintbook.engine.engine import Engine
 from mintbook.errors import DataError, RunFailed
-from mintbook.model.batch import NO_ADAPTER, PackedBatch, Piece
+from mintbook.model.batch import PackedBatch, Piece
 from mintbook.model.packed_model import GradientPage, PackedModel
+from mintbook.train.anchors import Anchor
 from mintbook.train.checkpoint import TrainingState
 from mintbook.train.examples import Example
 from mintbook.train.loss import SftLoss
@@ -48,7 +49,7 @@ class TrainingData:
 
     train: Sequence[Example]
     validation: Sequence[Example] = ()
-    anchors: Sequence[Example] = ()
+    anchors: Sequence[Anchor] = ()
 
 
 class Trainer:
@@ -118,7 +119,7 @@ class Trainer:
         state, config, grads = self.state, self.config, self._grads
         passes = [self._pass(state.step * config.accumulation + i) for i in range(config.accumulation)]
         targets = sum(sum(e.mask[1:]) for examples, _ in passes for e in examples)
-        anchors = sum(sum(e.mask[1:]) for _, examples in passes for e in examples)
+        anchors = sum(len(anchor.top_ids) for _, held in passes for anchor in held)
         grads.clear()
         task = kl = 0.0
         for examples, held in passes:
@@ -134,10 +135,10 @@ class Trainer:
         state.optimizer.step(state.page.tensor, grads.page.tensor, config, rate)
         model.bank.write(self.slot, state.page)
         state.step += 1
-        tokens = sum(len(e.tokens) for examples, held in passes for e in (*examples, *held))
+        tokens = sum(len(e.tokens) for examples, held in passes for e in (*examples, *(a.example for a in held)))
         return StepReport(state.step, task, kl, norm, rate, tokens, time.perf_counter() - began)
 
-    def _pass(self, number: int) -> tuple[list[Example], list[Example]]:
+    def _pass(self, number: int) -> tuple[list[Example], list[Anchor]]:
         config, data = self.config, self.data
         size = min(config.batch_size, len(data.train))
         examples = [data.train[i] for i in endless_order(len(data.train), config.seed, number * size, size)]
@@ -148,16 +149,15 @@ class Trainer:
         return examples, [data.anchors[i] for i in order]
 
     def _backward(
-        self, model: PackedModel, examples: list[Example], held: list[Example], targets: int, anchors: int
+        self, model: PackedModel, examples: list[Example], held: list[Anchor], targets: int, anchors: int
     ) -> tuple[float, float]:
-        base_logprobs = self._base_logprobs(model, held)
-        both = [*examples, *held]
+        both = [*examples, *(anchor.example for anchor in held)]
         batch = PackedBatch.of([Piece(e.tokens[:-1], slot=self.slot) for e in both], device=model.device)
-        wanted = [token for e in examples for token, target in zip(e.tokens, e.mask, strict=True) if target]
+        wanted = [token for e in examples for token, target in zip(e.tokens[1:], e.mask[1:], strict=True) if target]
         loss = SftLoss(
             targets=torch.tensor(wanted, device=model.device),
-            base_logprobs=base_logprobs,
-            weight=self.config.anchor,
+            top_ids=_stacked([anchor.top_ids for anchor in held], torch.int64, model.device),
+            top_logprobs=_stacked([anchor.top_logprobs for anchor in held], torch.float32, model.device),
             targets_in_step=targets,
             anchors_in_step=anchors,
         )
@@ -166,16 +166,10 @@ class Trainer:
         def loss_of(logits: Tensor) -> Tensor:
             task, kl = loss.terms(logits)
             terms.extend((float(task.detach()), float(kl.detach())))
-            return task + loss.weight * kl
+            return task + self.config.anchor * kl
 
         model.backward(batch, _target_rows(both, model.device), self._grads, loss_of)
         return terms[0], terms[1]
-
-    def _base_logprobs(self, model: PackedModel, held: list[Example]) -> Tensor:
-        if not held:
-            return torch.empty((0, 1), device=model.device)
-        batch = PackedBatch.of([Piece(e.tokens[:-1], slot=NO_ADAPTER) for e in held], device=model.device)
-        return torch.log_softmax(model.logits(batch, _target_rows(held, model.device)).float(), dim=-1)
 
     @cached_property
     def _grads(self) -> GradientPage:
@@ -195,6 +189,10 @@ def endless_order(count: int, seed: int, start: int, length: int) -> list[int]:
         first = round_number * count
         places.extend(order[max(0, start - first) : start + length - first])
     return places
+
+
+def _stacked(parts: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.cat(list(parts)).to(device, dtype) if parts else torch.empty((0, 1), dtype=dtype, device=device)
 
 
 def _target_rows(examples: Sequence[Example], device: torch.device) -> Tensor:

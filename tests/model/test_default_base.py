@@ -243,7 +243,11 @@ def test_a_failed_conversion_leaves_no_folder(tmp_path: Path, wheel: Path) -> No
 
 def test_other_bytes_are_refused_before_they_are_read(tmp_path: Path, wheel: Path) -> None:
     default = zipfile.ZipFile(wheel).read(default_base.MEMBER)
-    for content, why in ((default[:-1] + b"x", "sha256"), (default + bytes(1 << 24), "sha256"), (default[:50], "sha256")):
+    for content, why in (
+        (default[:-1] + b"x", "sha256"),
+        (default + bytes(1 << 24), "sha256"),
+        (default[:50], "sha256"),
+    ):
         with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(default_base.MEMBER, content)
         with pytest.raises(BaseUnavailable, match=why):

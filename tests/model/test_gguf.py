@@ -54,14 +54,16 @@ def test_quantised_tensors_follow_the_equations_of_their_blocks(file: Path) -> N
         nibbles = np.frombuffer(block[4:], np.uint8)
         q4.append(np.concatenate([nibbles & 15, nibbles >> 4]) * scale + least)
     assert np.array_equal(model.tensor("Q4_1"), np.concatenate(q4).reshape(3, 64))
-    q8 = [np.frombuffer(b[2:], np.int8) * np.frombuffer(b[:2], np.float16).astype(np.float32) for b in blocks("Q8_0", 34)]
+    q8 = [
+        np.frombuffer(b[2:], np.int8) * np.frombuffer(b[:2], np.float16).astype(np.float32) for b in blocks("Q8_0", 34)
+    ]
     assert np.array_equal(model.tensor("Q8_0"), np.concatenate(q8).reshape(3, 64))
     assert np.abs(model.tensor("Q4_1") - FP32).max() < 0.25
     assert np.array_equal(model.tensor("F16"), FP32.astype(np.float16).astype(np.float32))
 
 
 def test_an_unknown_tensor_is_named_with_its_nearest(file: Path) -> None:
-    with pytest.raises(FormatError, match="'plane'.*Nearest: 'plain'"):
+    with pytest.raises(FormatError, match=r"'plane'.*Nearest: 'plain'"):
         read_gguf(file).tensor("plane")
 
 

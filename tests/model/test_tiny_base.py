@@ -65,7 +65,7 @@ def test_precision_is_as_asked(tmp_path: Path) -> None:
 
 
 def test_unknown_names_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'lama'.*Nearest: 'llama'"):
+    with pytest.raises(ConfigError, match=r"'lama'.*Nearest: 'llama'"):
         write_tiny_base(tmp_path, architecture="lama")
     with pytest.raises(ConfigError, match="int4"):
         write_tiny_base(tmp_path, dtype="int4")

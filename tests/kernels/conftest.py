@@ -1,0 +1,28 @@
+"""Where the kernels are tested: plain torch everywhere, and the Triton source on a GPU or in Triton's interpreter."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from interpreter_bf16 import mend_bf16
+from lora_cases import DEVICE
+
+
+@pytest.fixture(autouse=True)
+def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU, let the kernels be interpreted: they are decorated when an op first asks for Triton."""
+    monkeypatch.delenv("MINTBOOK_KERNELS", raising=False)
+    if DEVICE == "cpu":
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
+        mend_bf16(monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)

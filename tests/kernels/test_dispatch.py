@@ -1,0 +1,68 @@
+"""Which backend is chosen, and that an explicit request is kept or refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+
+import pytest
+from mintbook_kernels import BackendUnavailable, backend, dispatch
+
+
+@pytest.fixture
+def without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_why_no_triton", lambda: "triton cannot be imported (No module named 'triton')")
+    dispatch._warn_once.cache_clear()
+
+
+def test_the_automatic_choice_follows_the_device() -> None:
+    assert backend("cpu").name == "cpu"
+    assert backend("cuda:0").name == "triton"
+    assert "mps" in backend("mps").reason
+
+
+def test_the_interpreter_is_never_chosen_by_itself() -> None:
+    assert backend("cpu").name == "cpu"
+    assert "interprets" in backend("cpu", "triton").reason
+
+
+def test_triton_for_cpu_tensors_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET")
+    with pytest.raises(BackendUnavailable, match=r"tensors on cpu.*TRITON_INTERPRET=1"):
+        backend("cpu", "triton")
+
+
+def test_a_name_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(BackendUnavailable, match="'cudnn'; there are 'triton' and 'cpu'"):
+        backend("cpu", "cudnn")
+
+
+def test_the_environment_names_one_and_the_caller_goes_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINTBOOK_KERNELS", "cpu")
+    assert backend("cuda").name == "cpu" and "MINTBOOK_KERNELS=cpu" in backend("cuda").reason
+    assert backend("cuda", "triton").name == "triton"
+    monkeypatch.setenv("MINTBOOK_KERNELS", "fastest")
+    with pytest.raises(BackendUnavailable, match="MINTBOOK_KERNELS=fastest asks"):
+        backend("cpu")
+
+
+@pytest.mark.usefixtures("without_triton")
+def test_a_gpu_without_triton_is_served_and_warned_about_once() -> None:
+    with pytest.warns(RuntimeWarning, match="No module named 'triton'"):
+        assert backend("cuda").name == "cpu"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "plain torch on cuda" in backend("cuda").reason
+
+
+@pytest.mark.usefixtures("without_triton")
+def test_triton_that_is_missing_is_refused() -> None:
+    with pytest.raises(BackendUnavailable, match="Install triton"):
+        backend("cuda", "triton")
+
+
+def test_importing_the_package_loads_no_triton() -> None:
+    said = "import sys, mintbook_kernels; print('triton' in sys.modules, 'mintbook' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]

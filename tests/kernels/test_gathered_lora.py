@@ -1,0 +1,74 @@
+"""Gathered rows against the reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lora_cases import (
+    DEVICE,
+    POPULARITIES,
+    Case,
+    assert_matches,
+    bits,
+    deviation,
+    make_case,
+    slots_of,
+    twice,
+    with_swapped_adapters,
+)
+from mintbook_kernels import gathered_lora
+from mintbook_kernels.gathered_lora.reference import gathered_lora as reference
+from tolerances import TOLERANCE
+from torch import Tensor
+
+BACKENDS = ("cpu", "triton")
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+def forward(case: Case, backend: str) -> Tensor:
+    return gathered_lora(case.y.clone(), case.x, case.factors, case.segments, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("popularity", POPULARITIES)
+@pytest.mark.parametrize("rows", [1, 13])
+def test_matches(rows: int, popularity: str, dtype: torch.dtype, backend: str) -> None:
+    case = make_case(slots_of(popularity, rows), dtype)
+    found, before = forward(case, backend), case.y.double()
+    assert_matches(found, reference(case.y, case.x, case.factors, case.slots), dtype, before)
+    if case.adapted.any():
+        swapped = reference(case.y, case.x, with_swapped_adapters(case.factors, case.slots), case.slots)
+        assert deviation(found, swapped, before) > TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("rank", [17, 256])
+def test_every_tile_of_the_table_matches(rank: int, backend: str) -> None:
+    slots = torch.tensor([0, 1, -1], device=DEVICE)
+    case = make_case(slots, torch.float32, width_in=300, width_out=280, ranks=(rank, 1), page_ranks=(rank, 1))
+    found = forward(case, backend)
+    assert_matches(found, reference(case.y, case.x, case.factors, slots), torch.float32, case.y.double())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_base_rows_and_zero_adapters_keep_their_bits(dtype: torch.dtype, backend: str) -> None:
+    case = make_case(slots_of("distinct", 16), dtype)
+    base = ~case.adapted
+    case.y[base] = -0.0
+    assert base.any() and torch.equal(bits(forward(case, backend)[base]), bits(case.y[base]))
+    case.factors.b.zero_()
+    assert torch.equal(bits(forward(case, backend)), bits(case.y))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_two_runs_give_the_same_bits(backend: str) -> None:
+    case = make_case(slots_of("uniform", 16), torch.bfloat16)
+    twice(lambda: forward(case, backend))
+
+
+def test_a_call_that_would_need_a_gradient_is_refused() -> None:
+    case = make_case(torch.tensor([2], device=DEVICE), torch.float32)
+    with pytest.raises(ValueError, match="grouped_lora"):
+        gathered_lora(case.y, case.x.requires_grad_(), case.factors, case.segments)

@@ -1,0 +1,99 @@
+"""The gradients against autograd of the reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lora_cases import (
+    DEVICE,
+    POPULARITIES,
+    Case,
+    assert_matches,
+    bits,
+    deviation,
+    make_case,
+    slots_of,
+    with_swapped_adapters,
+)
+from mintbook_kernels import Factors, lora_grad
+from mintbook_kernels.lora_grad.reference import lora_grad as reference
+from tolerances import TOLERANCE
+from torch import Tensor
+
+BACKENDS = ("cpu", "triton")
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+def placed(gradient: Tensor, bank: Tensor, factors: Factors, grads: Factors) -> Tensor:
+    """Return ``bank`` plus the reference's gradient of every slot that is trained, at the bank's own rows."""
+    total = bank.clone()
+    for slot in range(factors.slots):
+        count = min(int(factors.rank[slot]), int(grads.rank[slot]))
+        source, target = int(factors.start[slot]), int(grads.start[slot])
+        total[target : target + count] += gradient[source : source + count]
+    return total
+
+
+def check(case: Case, backend: str) -> None:
+    before_a, before_b = case.grads.a.clone(), case.grads.b.clone()
+    dx = lora_grad(case.dy, case.x, case.factors, case.segments, case.grads, need_dx=True, backend=backend)
+    wanted_dx, da, db = reference(case.dy, case.x, case.factors, case.slots)
+    assert_matches(dx, wanted_dx, case.dtype)
+    assert_matches(case.grads.a, placed(da, before_a, case.factors, case.grads), case.dtype, before_a.double())
+    assert_matches(case.grads.b, placed(db, before_b, case.factors, case.grads), case.dtype, before_b.double())
+    if case.adapted.any():
+        swapped = reference(case.dy, case.x, with_swapped_adapters(case.factors, case.slots), case.slots)[0]
+        assert deviation(dx, swapped) > TOLERANCE[case.dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("popularity", POPULARITIES)
+@pytest.mark.parametrize("rows", [1, 63, 133, 431])
+def test_plain_torch_matches(rows: int, popularity: str, dtype: torch.dtype) -> None:
+    check(make_case(slots_of(popularity, rows), dtype), "cpu")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "popularity"), [(1, "identical"), (63, "distinct"), (133, "zipf")])
+def test_triton_matches(rows: int, popularity: str, dtype: torch.dtype) -> None:
+    check(make_case(slots_of(popularity, rows), dtype), "triton")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_two_runs_give_the_same_bits_and_touch_no_other_row(backend: str) -> None:
+    case = make_case(slots_of("uniform", 50), torch.bfloat16)
+    before, runs = case.grads.a.clone(), []
+    for _ in range(2):
+        case.grads.a.copy_(before), case.grads.b.zero_()
+        dx = lora_grad(case.dy, case.x, case.factors, case.segments, case.grads, need_dx=True, backend=backend)
+        runs.append((bits(dx), bits(case.grads.a), bits(case.grads.b)))
+    assert all(torch.equal(first, second) for first, second in zip(*runs, strict=True))
+    written = torch.zeros(before.shape[0], dtype=torch.bool)
+    for slot, rank in enumerate(case.grads.rank.tolist()):
+        written[int(case.grads.start[slot]) : int(case.grads.start[slot]) + rank] = True
+    assert torch.equal(bits(case.grads.a[~written]), bits(before[~written]))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_frozen_slot_gets_no_gradient_but_passes_dx_on(backend: str) -> None:
+    case = make_case(torch.full((5,), 4, device=DEVICE), torch.float32)
+    before = case.grads.a.clone()
+    dx = lora_grad(case.dy, case.x, case.factors, case.segments, case.grads, need_dx=True, backend=backend)
+    assert torch.equal(case.grads.a, before)
+    assert_matches(dx, reference(case.dy, case.x, case.factors, case.slots)[0], torch.float32)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_rows_without_an_adapter_get_a_dx_of_zero(backend: str) -> None:
+    case = make_case(torch.tensor([-1, 2, 1, -1], device=DEVICE), torch.float32)
+    dx = lora_grad(case.dy, case.x, case.factors, case.segments, None, need_dx=True, backend=backend)
+    assert torch.equal(dx.any(1).cpu(), torch.tensor([False, True, False, False]))
+    assert lora_grad(case.dy, case.x, case.factors, case.segments, None, need_dx=False, backend=backend) is None
+
+
+@pytest.mark.parametrize("slots", [[-1, -1], [1, 1]])
+def test_a_layer_without_an_update_has_a_dx_of_zero(slots: list[int]) -> None:
+    case = make_case(torch.tensor(slots, device=DEVICE), torch.float32)
+    before = case.grads.a.clone()
+    dx = lora_grad(case.dy, case.x, case.factors, case.segments, case.grads, need_dx=True, backend="cpu")
+    assert torch.equal(dx, torch.zeros_like(case.x)) and torch.equal(case.grads.a, before)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mintbook.assessment import assess
+from mintbook.comparison import compare
 from mintbook.config import SampleConfig, TrainConfig
 from mintbook.diff.behaviour import Probe
 from mintbook.diff.report import Diff
-from mintbook.comparison import compare
 from mintbook.display import Block, Card, Facts, Note, Table
 from mintbook.display.quantity import bytes_text, number_text, short_digest
 from mintbook.display.shown import Shown
 from mintbook.engine.request import Completion, Generation
 from mintbook.errors import UnknownReference
+from mintbook.evals.recall import Question
+from mintbook.evals.report import Evaluation
 from mintbook.run import Run
 from mintbook.runtime import Prompt, Runtime
 from mintbook.store.peft_format import write_peft
@@ -112,6 +116,17 @@ class Adapter(Shown):
         if second is None:
             return compare(self._runtime, self.revision(), self._side(first), probes)
         return compare(self._runtime, self._side(first), self._side(second), probes)
+
+    def evaluate(
+        self, questions: Mapping[str, Sequence[Question]] | Sequence[Question] = (), *, cost: bool = True, at: str = ""
+    ) -> Evaluation:
+        """Ask questions of the head (or ``at``) and measure what it cost the base.
+
+        ``questions`` is one set, or sets by name. ``cost`` adds general questions that the base answers, and the perplexity
+        of held-out prose; both ship with mintbook.
+        """
+        sets = questions if isinstance(questions, Mapping) else {"asked": questions} if questions else {}
+        return assess(self._runtime, self.revision(at), sets, cost=cost)
 
     def alias(self, name: str, at: str = "") -> Revision:
         """Let ``alice@name`` mean the head, or the revision ``at``, from now on, and return that revision."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mintbook.config import SampleConfig
 from mintbook.engine.engine import Engine
 from mintbook.engine.request import Completion, Generation, Request
 from mintbook.errors import ConfigError
+from mintbook.evals.perplexity import Perplexity
+from mintbook.evals.recall import Score
 from mintbook.model.base import Base
 from mintbook.model.batch import NO_ADAPTER
 from mintbook.serve.residency import Residency
@@ -19,6 +21,14 @@ Prompt = str | Sequence[Mapping[str, str]]
 """One user turn, or a conversation of ``{"role": …, "content": …}`` turns."""
 
 
+@dataclass(slots=True, eq=False)
+class Baseline:
+    """What the plain base scored, measured once per session."""
+
+    general: Score | None = None
+    prose: Perplexity | None = None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Runtime:
     """The shared parts of one session, and the two questions that everyone asks of them."""
@@ -27,6 +37,7 @@ class Runtime:
     store: Store
     engine: Engine
     residency: Residency
+    baseline: Baseline = field(default_factory=Baseline)
 
     def submit(self, revision: Revision | None, prompt: Prompt, sampling: SampleConfig) -> Generation:
         """Enqueue a prompt for a revision (``None``: the plain base); its slot stays leased until the answer ends."""

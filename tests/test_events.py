@@ -79,7 +79,7 @@ def test_damage_before_the_tail_is_an_error(path: Path, damage: bytes) -> None:
     with EventLog(path) as log:
         log.append("step")
         log.append("step")
-    first, second, _ = path.read_bytes().split(b"\n")
+    _, second, _ = path.read_bytes().split(b"\n")
     path.write_bytes(damage + b"\n" + second + b"\n")
     with pytest.raises(CorruptStore, match=path.name):
         read_events(path)
@@ -99,7 +99,9 @@ def test_a_missing_line_is_an_error_when_the_log_is_opened(path: Path) -> None:
 
 def test_threads_share_a_log(path: Path) -> None:
     with EventLog(path) as log:
-        threads = [threading.Thread(target=lambda: [log.append("step", x="y" * 500) for _ in range(100)]) for _ in range(8)]
+        threads = [
+            threading.Thread(target=lambda: [log.append("step", x="y" * 500) for _ in range(100)]) for _ in range(8)
+        ]
         for thread in threads:
             thread.start()
         seen = 0

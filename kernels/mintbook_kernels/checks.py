@@ -13,6 +13,10 @@ TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 def check_operands(y: Tensor, x: Tensor, factors: Factors, segments: Segments, *, y_name: str = "y") -> None:
     """Raise `ValueError` unless ``y [T, O]`` and ``x [T, H]`` fit the factors and the batch."""
+    if segments.bank_slots != factors.slots:
+        raise ValueError(
+            f"The segments were made for a bank of {segments.bank_slots} slots; the factors have {factors.slots} slots."
+        )
     tokens, wide_in, wide_out = segments.tokens, factors.a.shape[1], factors.b.shape[1]
     for name, tensor, width in (("x", x, wide_in), (y_name, y, wide_out)):
         if tuple(tensor.shape) != (tokens, width):

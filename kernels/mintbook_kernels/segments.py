@@ -45,6 +45,8 @@ class Segments:
     """The range that `rows` covers in the bank, where it is one range."""
     adapted: slice | Tensor
     """The rows that take part, ascending: a range, or ``[T']`` int64."""
+    bank_slots: int
+    """S, the number of slots of the bank."""
     chunk_rows: int
     rank: int
     """The largest page rank among the active slots; 0 when no row takes part."""
@@ -97,6 +99,7 @@ class Segments:
             row_index=table(row_index, torch.int64),
             row_span=as_range(rows),
             adapted=as_range(adapted) or table(adapted, torch.int64),
+            bank_slots=starts.numel(),
             chunk_rows=chunk_rows,
             rank=int(ranks[active].max()) if active.numel() else 0,
         )

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 ANSWERS_SHOWN = 8
+FIGURE_GAP = 90
+"""Pixels between the two parts of the figure, room for labels and a title."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,20 @@ class Diff:
 
         layers, modules, values = self._grid()
         probes = self.behaviour.probes if self.behaviour is not None else ()
-        titles = ["‖ΔW‖ of the difference", "KL(left ‖ right) per probe, nats per token"]
-        count = 2 if probes else 1
-        figure = make_subplots(rows=count, cols=1, subplot_titles=titles[:count], vertical_spacing=0.12)
-        scale = {"len": 1 / count, "y": 1, "yanchor": "top"}
-        heat = Heatmap(x=modules, y=layers, z=values, colorscale="Viridis", colorbar=scale)
+        titles = ["‖ΔW‖ of the difference, by layer", "KL(left ‖ right) per probe, nats per token"]
+        heights = [max(120, 18 * len(layers)), 24 + 26 * len(probes)][: 2 if probes else 1]
+        inner = sum(heights) + FIGURE_GAP * (len(heights) - 1)
+        figure = make_subplots(
+            rows=len(heights),
+            cols=1,
+            subplot_titles=titles[: len(heights)],
+            row_heights=heights,
+            vertical_spacing=FIGURE_GAP / inner if probes else 0,
+        )
+        scale = {"len": heights[0] / inner, "y": 1, "yanchor": "top"}
+        largest = max((module.difference.norm for module in self.weights.modules), default=0.0) or 1.0
+        shade = {"zmin": 0, "zmax": largest, "colorscale": "Viridis", "colorbar": scale}
+        heat = Heatmap(x=modules, y=layers, z=values, **shade)
         figure.add_trace(heat, row=1, col=1)
         figure.update_yaxes(autorange="reversed", type="category", row=1, col=1)
         if probes:
@@ -71,8 +82,8 @@ class Diff:
             bars = Bar(y=names, x=[probe.kl for probe in probes], orientation="h", showlegend=False)
             figure.add_trace(bars, row=2, col=1)
             figure.update_yaxes(autorange="reversed", row=2, col=1)
-        height = 160 + 18 * len(layers) + (80 + 26 * len(probes) if probes else 0)
-        return figure.update_layout(title=self._title(), height=height)
+        margin = {"t": 100, "b": 60}
+        return figure.update_layout(title=self._title(), height=inner + sum(margin.values()), margin=margin)
 
     def card(self) -> Card:
         """Return the comparison as one card."""

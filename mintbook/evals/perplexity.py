@@ -49,5 +49,7 @@ def perplexity(logprobs: Sequence[Iterable[SupportsFloat]]) -> Perplexity:
     if not any(paragraphs):
         raise DataError("There is no token to measure perplexity on. Give paragraphs of at least two tokens.")
     if any(math.isnan(logprob) for paragraph in paragraphs for logprob in paragraph):
-        raise DataError("A log-probability is NaN: the model's weights or its forward are broken, so nothing is measured.")
+        raise DataError(
+            "A log-probability is NaN: the model's weights or its forward are broken, so nothing is measured."
+        )
     return Perplexity(tuple(map(len, paragraphs)), tuple(-math.fsum(paragraph) for paragraph in paragraphs))

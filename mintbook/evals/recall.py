@@ -31,7 +31,7 @@ class Question:
     def __post_init__(self) -> None:
         if not self.accepted or not all(text.strip() for text in self.accepted):
             raise DataError(
-                f"The question {self.question!r} accepts {list(self.accepted)}. Give at least one text that is not empty."
+                f"The question {self.question!r} accepts {list(self.accepted)}. Give texts that are not empty."
             )
 
 
@@ -73,7 +73,14 @@ class Score:
 
     def frame(self) -> pl.DataFrame:
         """Return a row per question: ``question``, ``accepted``, ``answer``, ``right``."""
-        schema = {"question": pl.String, "accepted": pl.List(pl.String), "answer": pl.String, "right": pl.Boolean}
+        schema = pl.Schema(
+            [
+                ("question", pl.String()),
+                ("accepted", pl.List(pl.String)),
+                ("answer", pl.String()),
+                ("right", pl.Boolean()),
+            ]
+        )
         rows = [(row.question.question, list(row.question.accepted), row.text, row.right) for row in self.rows]
         return pl.DataFrame(rows, schema=schema, orient="row")
 
@@ -82,16 +89,14 @@ def score(questions: Sequence[Question], answers: Sequence[str]) -> Score:
     """Judge one answer per question; raise `DataError` when there are not as many."""
     if len(questions) != len(answers):
         raise DataError(f"There are {len(answers)} answers to {len(questions)} questions. Give one answer to each.")
-    return Score(
-        tuple(Answer(q, text, contains(text, q.accepted)) for q, text in zip(questions, answers, strict=True))
-    )
+    return Score(tuple(Answer(q, text, contains(text, q.accepted)) for q, text in zip(questions, answers, strict=True)))
 
 
 def contains(answer: str, accepted: Sequence[str]) -> bool:
     """Say whether ``answer`` holds one of ``accepted`` as whole words, whatever their case.
 
-    Compatible characters are one (H₂O is H2O), a hyphen between letters is a space, and 4 is not held by 14 or 4.5. A text
-    is found wherever it stands: a denial or a list of guesses that names it counts as right.
+    Compatible characters are one (H₂O is H2O), a hyphen between letters is a space, and 4 is not held by 14 or 4.5. A
+    text is found wherever it stands: a denial or a list of guesses that names it counts as right.
 
     >>> contains("It is Tromsø, I think.", ["tromsø"]), contains("The capital is Parisian.", ["paris"])
     (True, False)

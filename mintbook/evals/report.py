@@ -63,6 +63,11 @@ class Kept:
         """``kept / answered``, or ``None`` when the base answers none."""
         return self.kept / self.answered if self.answered else None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return counts and both sides' answers as plain data."""
+        counts = {"answered_by_base": self.answered, "kept": self.kept, "share": self.share}
+        return {**counts, "base": self.base.to_dict(), "adapter": self.adapter.to_dict()}
+
 
 @dataclass(frozen=True, slots=True)
 class Rise:
@@ -80,6 +85,11 @@ class Rise:
         """``adapter / base − 1``: 0.1 is a rise by 10%."""
         return self.adapter.value / self.base.value - 1
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the rise and both perplexities as plain data; a rise that is not finite becomes ``None``."""
+        rise = self.share if math.isfinite(self.share) else None
+        return {"rise": rise, "base": self.base.to_dict(), "adapter": self.adapter.to_dict()}
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Evaluation:
@@ -92,26 +102,15 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return subject, scores and every answer as plain data."""
-        general, prose = self.general, self.prose
         return {
             "subject": {**asdict(self.subject), "targets": list(self.subject.targets)},
             "recall": {name: score.to_dict() for name, score in self.recall.items()},
-            "general": general and {
-                "answered_by_base": general.answered,
-                "kept": general.kept,
-                "share": general.share,
-                "base": general.base.to_dict(),
-                "adapter": general.adapter.to_dict(),
-            },
-            "prose": prose and {
-                "base": prose.base.to_dict(),
-                "adapter": prose.adapter.to_dict(),
-                "rise": prose.share if math.isfinite(prose.share) else None,
-            },
+            "general": self.general.to_dict() if self.general is not None else None,
+            "prose": self.prose.to_dict() if self.prose is not None else None,
         }
 
     def frame(self) -> pl.DataFrame:
-        """Return a row per question, ``questions`` naming its set; ``base_right`` is null where the base was not asked."""
+        """Return a row per question, ``questions`` naming its set; ``base_right`` is null for those of recall."""
         parts = [_part(name, score, None) for name, score in self.recall.items()]
         if self.general is not None:
             parts.append(_part("general", self.general.adapter, self.general.base))
@@ -120,13 +119,17 @@ class Evaluation:
     def card(self) -> Card:
         """Return the scores and what they belong to, with the questions that were answered wrongly."""
         subject = self.subject
-        rows: list[list[str | int]] = [[name, score.asked, score.right] for name, score in self.recall.items()]
-        wrong = [[name, row.question.question, row.text] for name, s in self.recall.items() for row in s.rows if not row.right]
+        wrong = [
+            [name, row.question.question, row.text]
+            for name, s in self.recall.items()
+            for row in s.rows
+            if not row.right
+        ]
         blocks: list[Block] = [Facts(self._facts())]
-        if rows:
-            blocks.append(Table(("questions", "asked", "right"), rows, caption="Recall"))
         if wrong:
-            blocks.append(Table(("questions", "question", "answer"), wrong, caption="Answered wrongly", limit=WRONG_SHOWN))
+            blocks.append(
+                Table(("questions", "question", "answer"), wrong, caption="Answered wrongly", limit=WRONG_SHOWN)
+            )
         facts = [
             ("base", f"{subject.base_name} ({short_digest(subject.base_digest)})"),
             ("targets", f"{len(subject.targets)} modules"),
@@ -139,9 +142,9 @@ class Evaluation:
 
     def _facts(self) -> list[tuple[str, str]]:
         facts = [("recalled", f"{score.right} of {score.asked} ({name})") for name, score in self.recall.items()]
-        if self.general is not None and self.general.share is not None:
-            of = f"{self.general.kept} of {self.general.answered} that the base answers"
-            facts.append(("general answers kept", f"{of} ({self.general.share:.0%})"))
+        if self.general is not None:
+            share = f" ({self.general.share:.0%})" if self.general.share is not None else ""
+            facts.append(("general answers kept", f"{self.general.kept} of the base's {self.general.answered}{share}"))
         if self.prose is not None:
             before, after = self.prose.base.value, self.prose.adapter.value
             facts.append(("perplexity of prose", f"{before:.2f} → {after:.2f} ({self.prose.share:+.1%})"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ Status = Literal["running", "done", "stopped", "failed"]
 STATUSES = (*get_args(Status), "interrupted")
 """``interrupted`` is never written: it is how a run reads that is ``running`` in a process that has died."""
 
+_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{4}")
 _COLUMNS = "SELECT run.*, record.name AS record_name FROM run LEFT JOIN record ON record.id = run.record "
 
 
@@ -53,7 +55,9 @@ class Runs:
         self._root.mkdir(exist_ok=True)
 
     def folder(self, run: str) -> Path:
-        """Return the folder of a run's files."""
+        """Return the folder of a run's files; raise `UnknownReference` for what does not have the form of a run's id."""
+        if not _ID.fullmatch(run):
+            raise self._unknown(run)
         return self._root / run
 
     def empty_folders(self) -> Iterator[Path]:

@@ -18,7 +18,7 @@ def ordinary_file(folder: Path, name: str) -> Path:
         mode = path.stat().st_mode
     except OSError as error:
         raise FormatError(f"{folder} has no readable {name}: {error.strerror}.") from error
-    if False:
+    if not path.resolve().is_relative_to(folder.resolve()):
         raise FormatError(f"{path} is a link that leads out of its folder. Copy the folder with its links followed.")
     if not stat.S_ISREG(mode):
         raise FormatError(f"{path} is not an ordinary file.")

@@ -10,8 +10,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from interpreter_bf16 import mend_bf16
 from lora_cases import DEVICE
+from mended_interpreter import interpret
 
 
 @pytest.fixture(autouse=True)
@@ -19,8 +19,7 @@ def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a GPU, let the kernels be interpreted: they are decorated when an op first asks for Triton."""
     monkeypatch.delenv("MINTBOOK_KERNELS", raising=False)
     if DEVICE == "cpu":
-        monkeypatch.setenv("TRITON_INTERPRET", "1")
-        mend_bf16(monkeypatch)
+        interpret(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

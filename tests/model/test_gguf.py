@@ -123,6 +123,7 @@ def _tensor(dims: list[int], kind: int = 0, offset: int = 0) -> bytes:
         (_tensor([4], kind=999), 1, 0, "unknown kind 999"),
         (_tensor([33], kind=3), 1, 0, "multiple of 32"),
         (_tensor([4], offset=2**63), 1, 0, "truncated"),
+        (_tensor([4], offset=4), 1, 0, "truncated or broken"),
     ],
 )
 def test_hostile_announcements_are_refused(tmp_path: Path, body: bytes, tensors: int, keys: int, why: str) -> None:

@@ -1,7 +1,8 @@
 """Do a thing to a store in forked children, each of which is killed at the next write boundary; one JSON line for each.
 
-Usage: crash_at_every_boundary.py SCENARIO FOLDER. FOLDER/NNN is what the child that died at boundary NNN left behind;
-the last line is of the child that reached the end.
+Usage: crash_at_every_boundary.py FOLDER. FOLDER/SCENARIO/NNN is what the child that died at boundary NNN left behind;
+the last line of a scenario is of the child that reached the end. All run in one call, because importing torch takes
+longer.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ torch.set_num_threads(1)
 class Boundaries:
     """Counts the calls that write, and kills the process before the chosen one, or in the middle of it."""
 
-    def __init__(self, fatal: int) -> None:
+    def __init__(self, scenario: str, fatal: int) -> None:
+        self.scenario = scenario
         self.fatal = fatal
         self.passed = 0
         self.log: list[str] = []
@@ -57,7 +59,7 @@ class Boundaries:
         self.passed += 1
 
     def report(self) -> None:
-        os.write(1, json.dumps({"boundary": self.fatal, "log": self.log}).encode() + b"\n")
+        os.write(1, json.dumps([self.scenario, self.fatal, self.log]).encode() + b"\n")
 
 
 def tear_page(page: Page, path: Path) -> None:
@@ -97,9 +99,12 @@ def commit(folder: Path) -> None:
         store.commit_many([draft(folder, "alice", 2, lease=lease)])
 
 
-def everything_else(folder: Path) -> None:
+def create(folder: Path) -> None:
     with Store.open(folder / "new store") as store:
         add_record(store, "carol")
+
+
+def everything_else(folder: Path) -> None:
     with Store.open(folder / "store") as store:
         run = store.start_run("train", "alice", {})
         store.commit_many([draft(folder, "alice", 2), draft(folder, "bob", 2)])
@@ -109,27 +114,26 @@ def everything_else(folder: Path) -> None:
         store.collect_strays(min_age_s=0)
 
 
-SCENARIOS = {"commit": commit, "everything_else": everything_else}
-
-
-def main(scenario: str, root: Path) -> None:
-    prepare(root / "template")
+def run(scenario: Callable[[Path], None], root: Path, template: Path) -> None:
+    """Run a scenario again and again, until a child comes to its end."""
     for fatal in itertools.count():
         folder = root / f"{fatal:03}"
-        shutil.copytree(root / "template", folder)
+        shutil.copytree(template, folder)
         child = os.fork()
         if child == 0:
-            boundaries = Boundaries(fatal)
+            boundaries = Boundaries(scenario.__name__, fatal)
             watch(boundaries)
-            SCENARIOS[scenario](folder)
+            scenario(folder)
             boundaries.report()
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if os.waitstatus_to_exitcode(status) == 0:
             return
         if os.waitstatus_to_exitcode(status) != -signal.SIGKILL:
-            raise SystemExit(f"the child for boundary {fatal} failed by itself")
+            raise SystemExit(f"the child for boundary {fatal} of {scenario.__name__} failed by itself")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    prepare(Path(sys.argv[1]) / "template")
+    for chosen in (create, commit, everything_else):
+        run(chosen, Path(sys.argv[1]) / chosen.__name__, Path(sys.argv[1]) / "template")

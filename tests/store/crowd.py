@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from conftest import add_record, manifest_of, tiny_page
 
-from mintbook.errors import RecordExists, RecordLeased, StoreError
+from mintbook.errors import RecordExists, RecordLeased, RunError, StoreError
 from mintbook.store.store import Store
 
 torch.set_num_threads(1)
@@ -34,12 +35,16 @@ def fork(child: Callable[[], Any]) -> int:
     """Run ``child`` in a process of its own, which prints what it returns."""
     pid = os.fork()
     if pid == 0:
+        code = 1
         try:
             tell(child())
-        except BaseException as error:
-            os.write(2, f"{type(error).__name__}: {error}\n".encode())
-            os._exit(1)
-        os._exit(0)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+            raise
+        finally:
+            # Never back into what the parent is doing.
+            os._exit(code)
     return pid
 
 
@@ -150,7 +155,7 @@ def dead_holder(folder: Path) -> None:
         try:
             store.update_run(store.runs()[0].id, status="stopped")
             foreign = ""
-        except Exception as error:
+        except RunError as error:
             foreign = str(error)
         os.kill(pid, signal.SIGKILL)
         while store.runs()[0].status == "running":

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from mintbook.store.store import Store
 
-Script = Callable[..., list[str]]
+Crashes = dict[str, list[tuple[Path, list[str]]]]
 
 
-def crashes(script: Script, scenario: str, folder: Path) -> list[tuple[Path, list[str]]]:
-    """Return, for every write boundary, the folder that a death there left behind and what had been begun by then."""
-    lines = [json.loads(line) for line in script("crash_at_every_boundary.py", scenario, folder)]
-    assert [line["boundary"] for line in lines] == list(range(len(lines)))
-    return [(folder / f"{line['boundary']:03}", line["log"]) for line in lines]
+@pytest.fixture(scope="module")
+def crashes(script: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> Crashes:
+    """For every scenario and write boundary, the folder that a death there left and what had been begun by then."""
+    root = tmp_path_factory.mktemp("crashes")
+    found: Crashes = defaultdict(list)
+    for line in script("crash_at_every_boundary.py", root):
+        scenario, boundary, log = json.loads(line)
+        assert boundary == len(found[scenario])
+        found[scenario].append((root / scenario / f"{boundary:03}", log))
+    return found
 
 
 def check_complete(store: Store, made: Any, record: str, where: str) -> int:
@@ -39,9 +46,9 @@ def retry(store: Store, made: Any, folder: Path, **rest: Any) -> None:
     assert not state.exists()
 
 
-def test_a_commit_that_dies_anywhere(script: Script, made: Any, tmp_path: Path) -> None:
+def test_a_commit_that_dies_anywhere(crashes: Crashes, made: Any) -> None:
     before, after = 0, 0
-    for folder, log in crashes(script, "commit", tmp_path):
+    for folder, log in crashes["commit"]:
         with Store.open(folder / "store") as store:
             count = check_complete(store, made, "alice", log[-1])
             assert store.verify() == [], log[-1]
@@ -65,17 +72,29 @@ def check_order(log: list[str]) -> None:
     named = [at for at, step in enumerate(steps) if step == "replace"]
     for at in named:
         temporary = log[at].split()[1]
-        written = next(i for i, line in enumerate(log) if line.startswith(("half of save", "link")) and temporary in line)
+        written = next(
+            i for i, line in enumerate(log) if line.startswith(("half of save", "link")) and temporary in line
+        )
         assert "fsync" in steps[written:at]
     for at in inserts:
         assert len(named) == 2 and steps[max(named) : at].count("fsync") >= 2
 
 
-def test_every_other_change_happens_whole_or_not_at_all(script: Script, made: Any, tmp_path: Path) -> None:
-    seen = set()
-    for folder, log in crashes(script, "everything_else", tmp_path):
+def test_a_new_store_that_dies_anywhere(crashes: Crashes, made: Any) -> None:
+    counts = []
+    for folder, _ in crashes["create"]:
         with Store.open(folder / "new store") as store:
-            assert store.count_records() in (0, 1) and store.verify() == []
+            counts.append(store.count_records())
+            assert store.verify() == []
+            if counts[-1] == 0:
+                made.record(store, "carol")
+            assert store.record("carol").head is None
+    assert counts == sorted(counts) and set(counts) == {0, 1}
+
+
+def test_every_other_change_happens_whole_or_not_at_all(crashes: Crashes, made: Any) -> None:
+    seen = set()
+    for folder, log in crashes["everything_else"]:
         with Store.open(folder / "store") as store:
             count = check_complete(store, made, "alice", log[-1])
             assert check_complete(store, made, "bob", log[-1]) == count, "revisions committed together appear together"

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,8 @@ def test_an_ambiguous_digest_asks_for_more_digits(store: Store, teach: Teach) ->
     with store._database.transaction() as connection:
         for revision, tail in ((first, "1"), (second, "2")):
             connection.execute(
-                "UPDATE revision SET digest = ? WHERE digest = ?", (shared + tail + revision.digest[9:], revision.digest)
+                "UPDATE revision SET digest = ? WHERE digest = ?",
+                (shared + tail + revision.digest[9:], revision.digest),
             )
     with pytest.raises(UnknownReference, match="several digests: @000000001.*, @000000002.*more digits"):
         store.resolve("@" + shared)
@@ -189,7 +190,9 @@ def test_a_missing_state_file_is_refused(store: Store, teach: Teach, tmp_path: P
     assert store.revisions("alice") == [] and files_in(store) == []
 
 
-def test_a_full_disk_is_an_error_that_leaves_nothing(store: Store, teach: Teach, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_an_error_that_leaves_nothing(
+    store: Store, teach: Teach, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -337,23 +340,14 @@ def test_strays_are_collected_and_nothing_else(store: Store, teach: Teach, tmp_p
 
 
 def test_threads_share_a_store(store: Store, made: Any) -> None:
-    failures: list[BaseException] = []
-
     def work(worker: int) -> None:
-        try:
-            for turn in range(5):
-                page = made.page(10 * worker + turn)
-                revision = store.commit("alice", page=page, manifest=made.manifest(page))
-                assert store.resolve(revision.reference) == revision
-        except BaseException as error:
-            failures.append(error)
+        for turn in range(5):
+            page = made.page(10 * worker + turn)
+            revision = store.commit("alice", page=page, manifest=made.manifest(page))
+            assert store.resolve(revision.reference) == revision
 
-    threads = [threading.Thread(target=work, args=(worker,)) for worker in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
     assert [revision.number for revision in store.revisions("alice")] == list(range(1, 21))
     assert store.verify() == []
 

@@ -129,13 +129,13 @@ def test_files_that_cannot_be_used_are_refused_with_their_line(tmp_path: Path) -
     with pytest.raises(DataError, match="has no examples"):
         tokenize(path, RENDERER, 64)
     path.write_text('["a", "b"]\n\n{"prompt": "a", \n')
-    with pytest.raises(DataError, match="Line 3 of .* is not JSON"):
+    with pytest.raises(DataError, match=r"Line 3 of .* is not JSON"):
         tokenize(path, RENDERER, 64)
     path.write_bytes(b'["a", "b"]\n["\xff", "b"]\n')
-    with pytest.raises(DataError, match="Line 2 of .* UTF-8"):
+    with pytest.raises(DataError, match=r"Line 2 of .* UTF-8"):
         tokenize(path, RENDERER, 64)
     path.write_text('["a", "b"]\n\n{"prompt": "a"}\n')
-    with pytest.raises(DataError, match="^Line 3: it has 'prompt'"):
+    with pytest.raises(DataError, match=r"^Line 3: it has 'prompt'"):
         tokenize(path, RENDERER, 64)
     path.write_bytes(b'\xef\xbb\xbf["a\\u2028", "b\xe2\x80\xa8c"]\r\n')
     assert targets(tokenize(path, RENDERER, 64)) == ["b\u2028c<|im_end|>"]

@@ -108,7 +108,7 @@ def add_update(y: Tensor, x: Tensor, factors: Factors, segments: Segments) -> No
         *(x.shape[1], x.stride(0), factors.a.stride(0), h.stride(0)),
         BLOCK_R=tile.rank,
         BLOCK_K=tile.columns,
-        num_warps=tile.warps,
+        **tile.options,
     )
     gathered_expand_kernel[(segments.tokens, blocks(y.shape[1], tile.columns))](
         y,
@@ -118,5 +118,5 @@ def add_update(y: Tensor, x: Tensor, factors: Factors, segments: Segments) -> No
         *(y.shape[1], y.stride(0), h.stride(0), factors.b.stride(0)),
         BLOCK_R=tile.rank,
         BLOCK_N=tile.columns,
-        num_warps=tile.warps,
+        **tile.options,
     )

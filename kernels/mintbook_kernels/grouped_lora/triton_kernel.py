@@ -130,7 +130,7 @@ def new_h(segments: Segments, device: torch.device) -> Tensor:
 
 def shrink(x: Tensor, a: Tensor, h: Tensor, factors: Factors, segments: Segments, *, scaled: bool) -> None:
     """Write ``h[p] = s · x[order[p]] aᵀ`` for ``x [T, W]`` and a bank ``a [N, W]``; s is 1 unless ``scaled``."""
-    tile = tile_for(GROUPED, segments.rank)
+    tile = tile_for(GROUPED[x.dtype.itemsize], segments.rank)
     shrink_kernel[(segments.chunk_slot.numel(), blocks(segments.rank, tile.rank))](
         x,
         a,
@@ -142,13 +142,13 @@ def shrink(x: Tensor, a: Tensor, h: Tensor, factors: Factors, segments: Segments
         BLOCK_M=segments.chunk_rows,
         BLOCK_R=tile.rank,
         BLOCK_K=tile.columns,
-        num_warps=tile.warps,
+        **tile.options,
     )
 
 
 def expand(y: Tensor, h: Tensor, b: Tensor, factors: Factors, segments: Segments, *, scaled: bool) -> None:
     """Add ``s · h[p] b`` to ``y[order[p]]`` in place for ``y [T, W]`` and a bank ``b [N, W]``; s is 1 unless ``scaled``."""
-    tile = tile_for(GROUPED, segments.rank)
+    tile = tile_for(GROUPED[y.dtype.itemsize], segments.rank)
     expand_kernel[(segments.chunk_slot.numel(), blocks(y.shape[1], tile.columns))](
         y,
         h,
@@ -160,7 +160,7 @@ def expand(y: Tensor, h: Tensor, b: Tensor, factors: Factors, segments: Segments
         BLOCK_M=segments.chunk_rows,
         BLOCK_R=tile.rank,
         BLOCK_N=tile.columns,
-        num_warps=tile.warps,
+        **tile.options,
     )
 
 

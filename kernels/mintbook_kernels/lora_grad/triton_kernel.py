@@ -69,7 +69,7 @@ def factor_grad_kernel(
 def _add_factor_grad(
     h: Tensor, x: Tensor, g: Tensor, factors: Factors, segments: Segments, grads: Factors, *, scaled: bool
 ) -> None:
-    tile = tile_for(GROUPED, segments.rank)
+    tile = tile_for(GROUPED[x.dtype.itemsize], segments.rank)
     factor_grad_kernel[(segments.active.numel(), blocks(segments.rank, tile.rank), blocks(x.shape[1], tile.columns))](
         h,
         x,
@@ -81,7 +81,7 @@ def _add_factor_grad(
         BLOCK_M=segments.chunk_rows,
         BLOCK_R=tile.rank,
         BLOCK_N=tile.columns,
-        num_warps=tile.warps,
+        **tile.options,
     )
 
 

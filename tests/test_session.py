@@ -1,0 +1,118 @@
+"""Sessions: one resident base, records that cannot be mistaken, refusals that change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny import FACTS, QUICK
+
+from mintbook.errors import (
+    BaseMismatch,
+    BaseUnavailable,
+    BaseUnsupported,
+    ConfigError,
+    InvalidReference,
+    TargetError,
+    UnknownReference,
+)
+from mintbook.model.tiny_base import write_tiny_base
+from mintbook.session import Session
+
+
+def test_a_second_session_reuses_the_resident_base(open_session: Callable[..., Session], tmp_path: Path) -> None:
+    first, second = open_session(), open_session(store=tmp_path / "other")
+    assert second.base is first.base
+    assert second.engine is first.engine
+    second.close()
+    first.adapter("alice").train(FACTS, **QUICK)
+    first.close()
+    third = open_session()
+    assert third.base is not first.base
+
+
+def test_an_adapter_is_got_or_created_and_never_reshaped(session: Session) -> None:
+    assert session.adapter("alice", rank=4).record == session.adapter("alice").record == session.adapter("alice", rank=4).record
+    with pytest.raises(ConfigError, match="rank=4"):
+        session.adapter("alice", rank=8)
+    with pytest.raises(ConfigError, match="Nearest: 'rank'"):
+        session.adapter("bob", rnk=8)
+    with pytest.raises(TargetError, match="q_proj"):
+        session.adapter("bob", targets="q_prj")
+    with pytest.raises(ConfigError, match="1 to 256"):
+        session.adapter("bob", rank=0)
+    with pytest.raises(InvalidReference):
+        session.adapter("bad name/../x")
+    assert [a.name for a in session.fleet] == ["alice"]
+
+
+def test_an_untrained_adapter_never_answers_as_the_base(session: Session) -> None:
+    alice = session.adapter("alice")
+    for ask in (
+        lambda: alice.generate("hi"),
+        lambda: alice.stream("hi"),
+        lambda: alice.diff(),
+        lambda: alice.evaluate(),
+        lambda: session.fleet.generate([("alice", "hi")]),
+        lambda: session.fleet.generate([("alice@1", "hi")]),
+    ):
+        with pytest.raises(UnknownReference, match="alice"):
+            ask()
+    with pytest.raises(UnknownReference, match="Nearest: 'alice'"):
+        session.fleet.generate([(None, "hi"), ("alise", "hi")])
+
+
+def test_another_base_is_refused_by_name(open_session: Callable[..., Session], tmp_path: Path) -> None:
+    first = open_session()
+    first.adapter("alice", rank=4).train(FACTS, **QUICK)
+    other = open_session(base=write_tiny_base(tmp_path / "other", seed=1))
+    assert other.base.digest != first.base.digest
+    with pytest.raises(BaseMismatch, match=first.base.digest[:12]):
+        other.adapter("alice")
+    with pytest.raises(BaseMismatch, match="alice@1"):
+        other.fleet.generate([("alice", "hi")])
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])
+def test_other_architectures_run(open_session: Callable[..., Session], tmp_path: Path, architecture: str) -> None:
+    session = open_session(base=write_tiny_base(tmp_path / architecture, architecture=architecture))
+    alice = session.adapter("alice", rank=2)
+    alice.train(FACTS, **QUICK)
+    assert alice.generate("hi", max_tokens=3).revision == "alice@1"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "reason"), [("mistral", "sliding"), ("gemma2", "soft|sliding"), ("gpt_oss", "sinks|sliding")]
+)
+def test_a_base_that_the_packed_forward_cannot_run_is_refused_with_the_reason(
+    open_session: Callable[..., Session], tmp_path: Path, architecture: str, reason: str
+) -> None:
+    with pytest.raises(BaseUnsupported, match=reason):
+        open_session(base=write_tiny_base(tmp_path / architecture, architecture=architecture))
+
+
+def test_a_base_that_is_not_there_is_said_so(open_session: Callable[..., Session], tmp_path: Path) -> None:
+    with pytest.raises(BaseUnavailable, match="nowhere"):
+        open_session(base=tmp_path / "nowhere")
+    with pytest.raises(BaseUnavailable, match=r"config\.json"):
+        open_session(base=tmp_path)
+    with pytest.raises(BaseUnavailable, match="hub"):
+        open_session(base="someone/no-such-model")
+    with pytest.raises(ConfigError, match="dtype"):
+        open_session(dtype="int3")
+    with pytest.raises(ConfigError, match="CUDA"):
+        open_session(device="cuda")
+
+
+def test_displays_say_what_is_there(session: Session) -> None:
+    assert "tiny" in repr(session)
+    assert "No" in session.fleet.card().text() or "no adapters" in session.fleet.card().text()
+    session.adapter("<script>alert(1)</script>".replace("<", "").replace(">", "").replace("(1)", "").replace("/", "-"))
+    session.adapter("alice", rank=4).train(FACTS, **QUICK)
+    for noun in (session, session.base, session.fleet, session.fleet["alice"], session.fleet["alice"].revisions[0]):
+        bundle = noun._repr_mimebundle_()
+        assert bundle["text/html"].startswith("<")
+        assert noun.card().title in bundle["text/plain"]
+        assert "\n" not in repr(noun)
+        assert len(repr(noun)) < 160

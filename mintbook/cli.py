@@ -53,9 +53,9 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _study(options: argparse.Namespace) -> int:
-    from mintbook.studies import people
+    from mintbook.studies import recall
 
-    study = people.study_people if options.name == "people" else people.study_succession
+    study = recall.study_people if options.name == "people" else recall.study_succession
     study(seeds=options.seeds, out=options.out)
     return 0
 

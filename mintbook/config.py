@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
@@ -12,9 +13,14 @@ Init = Literal["orthonormal", "peft"]
 Schedule = Literal["cosine", "constant"]
 
 
-def _check(holds: bool, what: str) -> None:
+def _check(holds: object, what: str) -> None:
     if not holds:
         raise ConfigError(what)
+
+
+def _texts(given: Any) -> tuple[Any, ...]:
+    """Return one text or several as a tuple: a user writes ``stop="END"`` as well as ``stop=["END", "##"]``."""
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,13 +66,14 @@ class LoraConfig(_Config):
         _check(self.alpha_rule in ("constant", "ratio", "sqrt"), f"alpha_rule is {self.alpha_rule!r}; it must be 'constant', 'ratio' or 'sqrt'.")
         _check(self.init in ("orthonormal", "peft"), f"init is {self.init!r}; it must be 'orthonormal' or 'peft'.")
         _check(bool(self.targets), "targets is empty; name at least one module, or say 'all-linear'.")
-        if isinstance(self.targets, list):
-            object.__setattr__(self, "targets", tuple(self.targets))
+        object.__setattr__(self, "targets", self.targets if isinstance(self.targets, str) else tuple(self.targets))
 
     @property
     def scale(self) -> float:
         """The factor s of the update s · B A."""
-        return {"constant": self.alpha, "ratio": self.alpha / self.rank, "sqrt": self.alpha / self.rank**0.5}[self.alpha_rule]
+        if self.alpha_rule == "constant":
+            return self.alpha
+        return self.alpha / (self.rank if self.alpha_rule == "ratio" else math.sqrt(self.rank))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,8 +152,5 @@ class SampleConfig(_Config):
         _check(self.temperature >= 0, f"temperature is {self.temperature!r}; it must not be negative.")
         _check(isinstance(self.top_k, int) and self.top_k >= 0, f"top_k is {self.top_k!r}; it must be an integer, 0 or more.")
         _check(0 < self.top_p <= 1, f"top_p is {self.top_p!r}; it must lie in (0, 1].")
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
-        elif isinstance(self.stop, list):
-            object.__setattr__(self, "stop", tuple(self.stop))
+        object.__setattr__(self, "stop", _texts(self.stop))
         _check(all(isinstance(text, str) and text for text in self.stop), f"stop is {self.stop!r}; it must hold non-empty strings.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mintbook.adapter import Adapter
 from mintbook.config import SampleConfig
 from mintbook.display import Card, Facts, Note, Table
-from mintbook.display.quantity import bytes_text, number_text
+from mintbook.display.quantity import Value, bytes_text, number_text
 from mintbook.display.shown import Shown
 from mintbook.engine.request import Completion
 from mintbook.runtime import Prompt, Runtime
@@ -72,7 +72,7 @@ class Fleet(Shown):
             ("loaded now", f"{len(self._runtime.residency.resident_digests())} revisions, {bytes_text(bank.used_bytes)}"),
             ("free rank-rows", f"{number_text(bank.free_rows)} of {number_text(bank.rows)}"),
         ]
-        rows = [
+        rows: list[list[Value]] = [
             [r.name, r.lora.rank, f"{r.name}@{r.head}" if r.head is not None else "not trained", r.created[:16].replace("T", " ")]
             for r in self._runtime.store.records(limit=SHOWN)
         ]

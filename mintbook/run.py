@@ -49,7 +49,9 @@ class Run(Shown, Generic[T]):
         """Begin ``work(run)`` in a thread and return this handle."""
         self._log = EventLog(self._path)
         if resumed:
-            self._metrics = [e.data for e in read_events(self._path) if e.kind == "step"]
+            # A step that was made, lost with the process and made again is in the log twice; the later one counts.
+            steps = {e.data["step"]: e.data for e in read_events(self._path) if e.kind == "step"}
+            self._metrics = [steps[number] for number in sorted(steps)]
         self.record("resumed" if resumed else "started", title=self.title)
         context = contextvars.copy_context()
         threading.Thread(target=context.run, args=(self._work, work), name=f"mintbook-{self.id}", daemon=True).start()

@@ -56,7 +56,11 @@ class Runtime:
             end_ids=self.base.renderer.end_ids,
             slot=slot,
         )
-        release = (lambda: None) if revision is None else (lambda: self.residency.release(revision))
+
+        def release() -> None:
+            if revision is not None:
+                self.residency.release(revision)
+
         try:
             return self.engine.submit(request, on_end=release)
         except BaseException:

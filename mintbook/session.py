@@ -15,20 +15,19 @@ from mintbook.adapter import Adapter
 from mintbook.config import LoraConfig
 from mintbook.display import Block, Card, Facts, Table
 from mintbook.display.live import Live
-from mintbook.display.quantity import bytes_text, number_text, seconds_text
+from mintbook.display.quantity import bytes_text, number_text
 from mintbook.display.shown import Shown
 from mintbook.engine.engine import Engine
 from mintbook.errors import BaseMismatch, ConfigError, RecordExists
 from mintbook.fleet import Fleet
 from mintbook.model.base import Base, load_base
 from mintbook.model.packed_model import PackedModel
-from mintbook.model.sites import choose_sites
-from mintbook.run import Run
+from mintbook.model.sites import choose_sites, target_names
 from mintbook.runtime import Runtime
 from mintbook.serve.residency import Residency
 from mintbook.store.peft_format import read_peft
 from mintbook.store.store import Store
-from mintbook.training_run import commit_page
+from mintbook.training_run import commit_page, receipt_of
 
 SLOT_ROWS = 512
 KV_TOKENS = 16_384
@@ -73,8 +72,8 @@ class Session(Shown):
         with _lock, Live() as live:
             resident = _residents.get(self._key)
             if resident is None:
-                say = lambda what, share: live.line(what, share)  # noqa: E731
-                resident = _Resident(load_base(base, dtype=dtype, device=device, progress=say), slot_rows, kv_tokens)
+                found = load_base(base, dtype=dtype, device=device, progress=live.line)
+                resident = _Resident(found, slot_rows, kv_tokens)
                 _residents[self._key] = resident
             resident.sessions.add(self)
         opened = Store.open(Path(store or os.environ.get("MINTBOOK_STORE") or Path.home() / ".mintbook").expanduser())
@@ -124,21 +123,32 @@ class Session(Shown):
         if self.store.find_record(name) is not None:
             raise RecordExists(f"{name} exists already. Import under another name; revisions of it come from training.")
         peft = read_peft(Path(folder), self.engine.model.sites)
+        lora = LoraConfig(
+            rank=peft.page.rank,
+            alpha=peft.config.alpha,
+            alpha_rule=peft.config.alpha_rule,
+            targets=target_names(self.engine.model.sites, peft.page.sites),
+            init="peft",
+        )
         slot = self._runtime.residency.place(peft.page)
         try:
-            record = self.store.create_record(
-                name, base_digest=self.base.digest, base_name=self.base.name, lora=peft.lora
-            )
-            commit_page(self._runtime, record, peft.page, slot, facts={"metrics": {"imported_from": "peft"}})
+            facts = {
+                "receipt": receipt_of(self._runtime, peft.page, slot),
+                "metrics": {"imported": "peft", "base_named_there": peft.config.base_model_name},
+                "seed": lora.seed,
+            }
+            record = self.store.create_record(name, base_digest=self.base.digest, base_name=self.base.name, lora=lora)
+            commit_page(self._runtime, record, peft.page, slot, facts=facts)
         except BaseException:
             self._runtime.residency.discard(slot)
             raise
         return Adapter(name, self._runtime)
 
-    def runs(self, limit: int = 20) -> Table:
+    def runs(self, limit: int = 20) -> Card:
         """Return the last runs of the store: what, of which adapter, and how they ended."""
         rows = [[r.id, r.kind, r.record, r.status] for r in self.store.runs(limit=limit)]
-        return Table(columns=("run", "kind", "adapter", "status"), rows=rows, caption="Runs, the latest first")
+        table = Table(columns=("run", "kind", "adapter", "status"), rows=rows, empty="Nothing has run in this store yet.")
+        return Card("Runs", "the latest first", [table])
 
     def close(self) -> None:
         """Close the store, and give the base's memory back when no other session uses it."""

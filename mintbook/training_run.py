@@ -64,6 +64,17 @@ def resume_training(runtime: Runtime, record: Record) -> Run[Revision]:
         raise
 
 
+def receipt_of(runtime: Runtime, page: Page, slot: int) -> dict[str, Any]:
+    """Return the effect receipt of the page in ``slot``; raise `AdapterError` when it changes nothing."""
+    receipt = effect_receipt(runtime.engine, page, slot, tuple(runtime.base.renderer.prompt(PROBE)))
+    if not receipt["nonzero_b"]:
+        raise AdapterError(
+            f"Every B of this adapter is zero, so it would answer as {runtime.base.name} under another name. "
+            "Train it first, or choose other targets."
+        )
+    return receipt
+
+
 def commit_page(
     runtime: Runtime,
     record: Record,
@@ -76,7 +87,7 @@ def commit_page(
 ) -> Revision:
     """Make the page in ``slot`` the record's next revision, with its receipt, and leave it loaded.
 
-    ``facts`` fill the manifest's fields about how the page came to be. Raises `AdapterError` when the page does not fit
+    ``facts`` fill the manifest's fields about how the page came to be, ``receipt`` among them. Raises `AdapterError` when the page does not fit
     the base, and leaves the store as it was.
     """
     base = runtime.base
@@ -101,7 +112,6 @@ def commit_page(
         weights_digest=page.weights_digest(base.digest),
         code_version=code_version(),
         packages=package_versions(),
-        receipt=receipt,
         **facts,
     )
     revision = runtime.store.commit(record.name, page=page, manifest=manifest, state=state, lease=lease)
@@ -157,6 +167,7 @@ def _train(
                 "parent": facts["parent"],
                 "cell": facts["cell"],
                 "train": config.to_dict(),
+                "receipt": receipt_of(runtime, state.page, slot),
                 "seed": config.seed,
                 "data_digest": examples.digest,
                 "data_count": len(examples.sequences),

@@ -13,7 +13,7 @@ from peft import PeftModel, get_peft_model
 from tiny import FACTS, QUICK
 from transformers import AutoModelForCausalLM
 
-from mintbook.errors import FormatError, MintbookError, RecordExists
+from mintbook.errors import AdapterError, MintbookError, RecordExists
 from mintbook.session import Session
 
 TOKENS = [5, 40, 99, 7, 200, 31, 8]
@@ -110,6 +110,6 @@ def test_a_refused_import_leaves_the_store_unchanged(
 def test_a_zero_adapter_is_refused_at_import(session: Session, tiny_base_folder: Path, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_base_folder, dtype=torch.float32)
     get_peft_model(model, PeftConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")).save_pretrained(tmp_path / "zero")
-    with pytest.raises(FormatError, match="base"):
+    with pytest.raises(AdapterError, match="zero"):
         session.import_peft("zero", tmp_path / "zero")
     assert session.store.count_records() == 0

@@ -52,8 +52,8 @@ def test_an_untrained_adapter_never_answers_as_the_base(session: Session) -> Non
     for ask in (
         lambda: alice.generate("hi"),
         lambda: alice.stream("hi"),
-        lambda: alice.diff(),
-        lambda: alice.evaluate(),
+        alice.diff,
+        alice.evaluate,
         lambda: session.fleet.generate([("alice", "hi")]),
         lambda: session.fleet.generate([("alice@1", "hi")]),
     ):
@@ -107,8 +107,7 @@ def test_a_base_that_is_not_there_is_said_so(open_session: Callable[..., Session
 
 def test_displays_say_what_is_there(session: Session) -> None:
     assert "tiny" in repr(session)
-    assert "No" in session.fleet.card().text() or "no adapters" in session.fleet.card().text()
-    session.adapter("<script>alert(1)</script>".replace("<", "").replace(">", "").replace("(1)", "").replace("/", "-"))
+    assert "no adapters yet" in session.fleet.card().text()
     session.adapter("alice", rank=4).train(FACTS, **QUICK)
     for noun in (session, session.base, session.fleet, session.fleet["alice"], session.fleet["alice"].revisions[0]):
         bundle = noun._repr_mimebundle_()

@@ -3,7 +3,7 @@
 The semantics of every op is one equation, ``y[t] += s · (x[t] Aᵀ) Bᵀ`` with the factors and the scale of row t's slot.
 """
 
-from mintbook_kernels.dispatch import Backend, BackendUnavailable, backend
+from mintbook_kernels.dispatch import Backend, BackendError, backend
 from mintbook_kernels.factors import Factors
 from mintbook_kernels.gathered_lora.op import gathered_lora
 from mintbook_kernels.grouped_lora.op import grouped_lora
@@ -12,7 +12,7 @@ from mintbook_kernels.segments import Segments
 
 __all__ = [
     "Backend",
-    "BackendUnavailable",
+    "BackendError",
     "Factors",
     "Segments",
     "backend",

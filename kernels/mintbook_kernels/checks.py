@@ -41,8 +41,8 @@ def check_grads(grads: Factors, factors: Factors) -> None:
     found, wanted = (grads.a.shape[1], grads.b.shape[1]), (factors.a.shape[1], factors.b.shape[1])
     if found != wanted or grads.slots != factors.slots:
         raise ValueError(
-            f"grads describe {found[0]} → {found[1]} and {grads.slots} slots; the factors are {wanted[0]} → {wanted[1]} "
-            f"with {factors.slots} slots."
+            f"grads describe {found[0]} → {found[1]} and {grads.slots} slots; the factors are {wanted[0]} → "
+            f"{wanted[1]} with {factors.slots} slots."
         )
     precision = torch.float64 if factors.a.dtype == torch.float64 else torch.float32
     if grads.a.dtype != precision:

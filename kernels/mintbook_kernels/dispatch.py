@@ -13,7 +13,7 @@ NAMES = ("triton", "cpu")
 VARIABLE = "MINTBOOK_KERNELS"
 
 
-class BackendUnavailable(RuntimeError):
+class BackendError(RuntimeError):
     """A backend was asked for by name, and it cannot run here."""
 
 
@@ -31,7 +31,7 @@ class Backend:
 def backend(device: torch.device | str, requested: str | None = None) -> Backend:
     """Say which implementation would run for tensors on ``device``, and why.
 
-    ``requested``, or else the environment variable ``MINTBOOK_KERNELS``, names one; `BackendUnavailable` is raised when
+    ``requested``, or else the environment variable ``MINTBOOK_KERNELS``, names one; `BackendError` is raised when
     it cannot run. Otherwise Triton is taken on CUDA and ROCm devices, plain torch elsewhere; a GPU without Triton is
     served by plain torch, and a warning says so once.
 
@@ -54,21 +54,20 @@ def backend(device: torch.device | str, requested: str | None = None) -> Backend
 
 def _requested(asked: str, by: str, device: torch.device) -> Backend:
     if asked not in NAMES:
-        raise BackendUnavailable(f"{by} asks for the backend {asked!r}; there are {' and '.join(map(repr, NAMES))}.")
+        raise BackendError(f"{by} asks for the backend {asked!r}; there are {' and '.join(map(repr, NAMES))}.")
     if asked == "cpu":
         return Backend("cpu", f"asked for by {by}")
     missing = _why_no_triton()
     if missing is not None:
-        raise BackendUnavailable(
-            f"{by} asks for the backend 'triton', but {missing}. Install triton, or ask for 'cpu'."
-        )
+        raise BackendError(f"{by} asks for the backend 'triton', but {missing}. Install triton, or ask for 'cpu'.")
     if device.type == "cuda":
         return Backend("triton", f"asked for by {by}")
     if os.environ.get("TRITON_INTERPRET") == "1":
         return Backend("triton", f"asked for by {by}; TRITON_INTERPRET=1 interprets it on {device.type}")
-    raise BackendUnavailable(
-        f"{by} asks for the backend 'triton' for tensors on {device.type}, which Triton cannot compile for. Move them to "
-        "a GPU, set TRITON_INTERPRET=1 before the first use to interpret the kernels (slow, for tests), or ask for 'cpu'."
+    raise BackendError(
+        f"{by} asks for the backend 'triton' for tensors on {device.type}, which Triton cannot compile for. Move them "
+        "to a GPU, set TRITON_INTERPRET=1 before Triton is imported to interpret the kernels (slow, for tests), or ask "
+        "for 'cpu'."
     )
 
 
@@ -84,8 +83,8 @@ def _why_no_triton() -> str | None:
 @cache
 def _warn_once(missing: str) -> None:
     warnings.warn(
-        f"mintbook_kernels runs plain torch on the GPU, because {missing}. Install triton for the fused kernels, or set "
-        f"{VARIABLE}=cpu to say that plain torch is meant.",
+        f"mintbook_kernels runs plain torch on the GPU, because {missing}. Install triton for the fused kernels, or "
+        f"set {VARIABLE}=cpu to say that plain torch is meant.",
         RuntimeWarning,
         stacklevel=3,
     )

@@ -31,7 +31,7 @@ class RankRows:
     scale: Tensor | float
     """``[R]`` fp32, or one number for all."""
     keep: Tensor | None
-    """``[T', R]`` integers as wide as h: all bits set where an entry of h counts, else none; ``None`` when all count."""
+    """``[T', R]`` integers as wide as h: all bits set where an entry counts, else none; ``None`` when all count."""
 
     @classmethod
     def of(cls, factors: Factors, segments: Segments) -> RankRows | None:

@@ -34,7 +34,7 @@ class Segments:
     active: Tensor
     """``[A]`` int32: the slots that have rows, ascending."""
     active_bounds: Tensor
-    """``[A + 1]`` int32: slot ``active[i]`` has the positions ``active_bounds[i] : active_bounds[i + 1]`` of `order`."""
+    """``[A + 1]`` int32: ``active[i]`` has the positions ``active_bounds[i] : active_bounds[i + 1]`` of `order`."""
     rows: Tensor
     """``[R]`` int64: the rank-rows of the active slots, in the bank's order."""
     row_slot: Tensor
@@ -125,7 +125,7 @@ class Segments:
         return self.slots[self.adapted].unsqueeze(1) == self.row_slot
 
     def keep(self, dtype: torch.dtype) -> Tensor:
-        """Return `owner` as integers as wide as ``dtype``: all bits set where the entry counts, none where it does not."""
+        """Return `owner` as integers as wide as ``dtype``: all bits set where an entry counts, else none."""
         if dtype not in self._keep:
             self._keep[dtype] = -self.owner.to(_INTEGERS[dtype.itemsize])
         return self._keep[dtype]

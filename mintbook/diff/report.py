@@ -13,6 +13,7 @@ import polars as pl
 from mintbook.diff.behaviour import BehaviourDiff
 from mintbook.diff.weights import WeightDiff
 from mintbook.display import Bars, Block, Card, Facts, HeatMap, Marked, Note, short_digest, word_marks
+from mintbook.display.shown import Shown
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -31,7 +32,7 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Diff:
+class Diff(Shown):
     """What changes from ``left`` (a in the numbers) to ``right`` (b); ``behaviour`` is ``None`` without probes."""
 
     left: Side
@@ -152,6 +153,3 @@ class Diff:
             parts.append(f"KL {self.behaviour.kl:.3g} nats")
             parts.append(f"{self.behaviour.changed} of {len(self.behaviour.probes)} answers changed")
         return f"<Diff {self._title()} · {' · '.join(parts)}>"
-
-    def _repr_html_(self) -> str:
-        return self.card().html()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from mintbook.display.block import Block
@@ -54,6 +54,11 @@ class Card:
 
     def _heading(self) -> str:
         return one_line(f"{self.title} · {self.subtitle}" if self.subtitle else self.title)
+
+    def _repr_mimebundle_(
+        self, include: Container[str] | None = None, exclude: Container[str] | None = None
+    ) -> dict[str, str]:
+        return {"text/html": self.html(), "text/plain": self.text()}
 
     def _repr_html_(self) -> str:
         return self.html()

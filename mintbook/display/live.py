@@ -69,7 +69,7 @@ class Live:
         from IPython.display import HTML, display
 
         if self._handle is None:
-            self._handle = display(HTML(card.html()), display_id=True)  # type: ignore[no-untyped-call]
+            self._handle = display(HTML(card.html()), display_id=True)
         else:
             self._handle.update(HTML(card.html()))
 

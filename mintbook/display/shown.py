@@ -24,5 +24,4 @@ class Shown:
     def _repr_mimebundle_(
         self, include: Container[str] | None = None, exclude: Container[str] | None = None
     ) -> dict[str, Any]:
-        card = self.card()
-        return {"text/html": card.html(), "text/plain": card.text()}
+        return self.card()._repr_mimebundle_()

@@ -95,7 +95,7 @@ class Engine:
                 for a, b, skip in zip(batch.bounds, batch.bounds[1:], start, strict=False)
             ]
             logits = model.logits(batch, torch.cat(rows)).float()
-            return list(logits.split([len(r) for r in rows]))
+            return list(torch.split(logits, [len(r) for r in rows]))
 
         return self.call(work)
 

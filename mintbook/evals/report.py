@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from mintbook.display import Block, Card, Facts, Table, short_digest
+from mintbook.display.shown import Shown
 from mintbook.errors import DataError
 from mintbook.evals.perplexity import Perplexity
 from mintbook.evals.recall import SCORER, Score
@@ -92,7 +93,7 @@ class Rise:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Evaluation:
+class Evaluation(Shown):
     """Scores of one subject: ``recall`` by name of the questions, and what was kept of the base."""
 
     subject: Subject
@@ -152,9 +153,6 @@ class Evaluation:
 
     def __repr__(self) -> str:
         return f"<Evaluation {self.subject.reference} · {' · '.join(f'{k} {v}' for k, v in self._facts())}>"
-
-    def _repr_html_(self) -> str:
-        return self.card().html()
 
 
 def _part(name: str, score: Score, base: Score | None) -> pl.DataFrame:

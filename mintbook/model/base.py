@@ -112,7 +112,7 @@ def load_base(source: str | Path | None, *, dtype: str, device: str, progress: P
     say("comparing the packed forward with the padded one", None)
     provenance = folder / "provenance.json"
     return Base(
-        name=_name(source, folder, model),
+        name=_name(source, folder),
         folder=folder,
         digests=digests,
         model=model,
@@ -155,7 +155,7 @@ def _read(folder: Path, dtype: str, device: str) -> tuple[nn.Module, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=DTYPES[dtype], local_files_only=True, use_safetensors=True, trust_remote_code=False
@@ -163,8 +163,8 @@ def _read(folder: Path, dtype: str, device: str) -> tuple[nn.Module, Any]:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, OSError, KeyError) as error:
         raise BaseUnavailable(f"transformers cannot read {folder} as a causal language model: {error}") from error
-    model = model.to(device).eval().requires_grad_(False)
-    return model, tokenizer
+    module: nn.Module = model
+    return module.to(device).eval().requires_grad_(False), tokenizer
 
 
 def _checked(model: nn.Module, folder: Path) -> Fidelity:
@@ -179,7 +179,7 @@ def _checked(model: nn.Module, folder: Path) -> Fidelity:
         ) from error
 
 
-def _name(source: str | Path | None, folder: Path, model: nn.Module) -> str:
+def _name(source: str | Path | None, folder: Path) -> str:
     if source is None:
         return default_base.NAME
     return str(source) if not Path(source).is_dir() else folder.name

@@ -56,27 +56,39 @@ def _weights_digest(folder: Path) -> str:
         raise BaseUnavailable(
             f"{folder} has no *.safetensors file. mintbook reads weights from safetensors only; convert the model first."
         )
-    tensors = {name: place for file in files for name, *place in _tensors(file)}
+    tensors = {tensor.name: tensor for file in files for tensor in _tensors(file)}
     sha = hashlib.sha256()
     for name in sorted(tensors):
-        file, header, start, size = tensors[name]
-        sha.update(f"{name} {header}".encode())
-        with file.open("rb") as stream:
-            stream.seek(start)
+        tensor = tensors[name]
+        sha.update(f"{name} {tensor.form}".encode())
+        with tensor.file.open("rb") as stream:
+            stream.seek(tensor.start)
+            size = tensor.size
             while size and (chunk := stream.read(min(size, 1 << 22))):
                 sha.update(chunk)
                 size -= len(chunk)
     return sha.hexdigest()
 
 
-def _tensors(file: Path) -> Iterator[tuple[str, Path, str, int, int]]:
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """Where a tensor's bytes lie in a safetensors file, and its dtype and shape."""
+
+    name: str
+    file: Path
+    form: str
+    start: int
+    size: int
+
+
+def _tensors(file: Path) -> Iterator[_Stored]:
     with file.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         header = json.loads(stream.read(length))
     for name, entry in header.items():
         if name != "__metadata__":
             start, end = entry["data_offsets"]
-            yield name, file, f"{entry['dtype']} {entry['shape']}", 8 + length + start, end - start
+            yield _Stored(name, file, f"{entry['dtype']} {entry['shape']}", 8 + length + start, end - start)
 
 
 def _files_digest(folder: Path, names: tuple[str, ...]) -> str:

@@ -38,8 +38,10 @@ def _orthonormal(rank: int, site: Site, generator: torch.Generator) -> Tensor:
             f"{site.name} has {site.in_features} inputs: {rank} orthonormal rows do not exist. "
             f"Use rank ≤ {site.in_features}, or init='peft'."
         )
+    # The sign makes Q unique: QR leaves it to the library.
     q, r = torch.linalg.qr(torch.randn(site.in_features, rank, generator=generator))
-    return (q * torch.sign(torch.diagonal(r))).T
+    rows: Tensor = (q * torch.sign(torch.diagonal(r))).T
+    return rows
 
 
 def _kaiming(rank: int, site: Site, generator: torch.Generator) -> Tensor:

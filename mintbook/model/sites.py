@@ -15,7 +15,7 @@ MLP = ("mlp", "feed_forward", "ffn")
 
 def linear_sites(model: nn.Module) -> tuple[Site, ...]:
     """Return every linear layer of the model but its unembedding, in the model's order."""
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    head = model.get_output_embeddings()  # type: ignore[operator]
     return tuple(
         Site(name, module.in_features, module.out_features)
         for name, module in model.named_modules()
@@ -41,6 +41,14 @@ def choose_sites(sites: Sequence[Site], targets: str | Sequence[str]) -> tuple[S
             )
         chosen.update(matched)
     return tuple(site for site in sites if site.name in chosen)
+
+
+def target_names(sites: Sequence[Site], chosen: Sequence[Site]) -> str | tuple[str, ...]:
+    """Return the shortest targets that `choose_sites` turns into exactly ``chosen``."""
+    if len(chosen) == len(sites):
+        return "all-linear"
+    ends = tuple(sorted({site.name.rsplit(".", 1)[-1] for site in chosen}))
+    return ends if choose_sites(sites, ends) == tuple(chosen) else tuple(site.name for site in chosen)
 
 
 def _matches(name: str, target: str) -> bool:

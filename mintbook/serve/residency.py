@@ -53,7 +53,7 @@ class Residency:
         if mine:
             try:
                 resident.slot.set_result(self.place(self._store.page(revision)))
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 — it belongs to everyone who waits for this load
                 with self._lock:
                     del self._residents[key]
                 resident.slot.set_exception(error)

@@ -60,13 +60,13 @@ class Blobs:
 
     def place(self, staged: list[Staged]) -> None:
         """Give staged files their names, and return when both bytes and names are on disk."""
-        # The outer one always: a folder that is there may have been made by a process that died before it forced it to disk.
+        # The outer one always: a folder in it may have been made by a process that died before forcing it to disk.
         folders = {self.folder}
         for item in staged:
             target = self.path(item.digest)
             target.parent.mkdir(exist_ok=True)
             # Over an equal blob too: it may be damaged, or about to be collected as an old stray.
-            os.replace(item.temporary, target)
+            item.temporary.replace(target)
             folders.add(target.parent)
         for folder in sorted(folders):
             sync_folder(folder)

@@ -39,7 +39,11 @@ _BATCH = 16_384
 SCHEMA = pl.Schema({name: kind for name, (_, kind) in COLUMNS.items()})
 
 
-def scan_catalog(database: Database, on_rows: Callable[[int], None] = lambda count: None) -> pl.LazyFrame:
+def _unheard(_: int) -> None:
+    pass
+
+
+def scan_catalog(database: Database, on_rows: Callable[[int], None] = _unheard) -> pl.LazyFrame:
     """Return the records, in the order of names, as a lazy frame; ``on_rows`` is told how many rows each read took."""
 
     def scan(

@@ -60,8 +60,8 @@ class Database:
         """Hold the store's one write lock: all that is executed inside becomes visible together, or not at all."""
         with self._lock, self._named_failures():
             connection = self._open()
-            connection.execute("BEGIN IMMEDIATE")
             try:
+                connection.execute("BEGIN IMMEDIATE")
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:

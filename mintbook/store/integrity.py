@@ -88,4 +88,4 @@ def _stray(database: Database, blobs: Blobs, path: Path, min_age_s: float) -> bo
         return database.row("SELECT 1 FROM run WHERE id = ?", (path.name,)) is None
     if path.is_relative_to(blobs.incoming):
         return True
-    return database.row("SELECT 1 FROM revision WHERE blob = ?1 OR state_blob = ?1 LIMIT 1", (path.name,)) is None
+    return database.row("SELECT 1 FROM revision WHERE blob = ? OR state_blob = ? LIMIT 1", (path.name,) * 2) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Self
 
@@ -24,7 +24,7 @@ class Lease:
     token: str
     process: Process
     since: str
-    _database: Database
+    _database: Database = field(repr=False, compare=False)
 
     def release(self) -> None:
         """Let others train the record; a second call does nothing."""

@@ -76,7 +76,7 @@ class Manifest:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in _OBJECTS:
             value = getattr(self, name)
-            # A private copy in JSON's types: later changes of the caller's stay out, and reading back gives an equal one.
+            # A private copy in JSON's types: the caller's later changes stay out, and reading back gives an equal one.
             object.__setattr__(self, name, None if value is None else json.loads(canonical(value)))
 
     @property

@@ -11,7 +11,7 @@ PACKAGES = ("torch", "transformers", "safetensors", "tokenizers")
 
 def code_version() -> str:
     """Return the installed version of mintbook."""
-    return "0.1.0"
+    return version("mintbook")
 
 
 def package_versions() -> dict[str, str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import regex  # type: ignore[import-untyped]
+import regex
 
 from mintbook.errors import FormatError, TargetError
 

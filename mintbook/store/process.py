@@ -87,6 +87,6 @@ def _text(path: Path) -> str:
 
 def _link(path: Path) -> str:
     try:
-        return os.readlink(path)
+        return str(path.readlink())
     except OSError:
         return ""

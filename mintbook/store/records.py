@@ -107,9 +107,9 @@ class Records:
     def unknown(self, name: str) -> UnknownReference:
         """Return the error for a record that does not exist."""
         near = self._database.rows(
-            "SELECT name FROM (SELECT name FROM record WHERE name >= ?1 ORDER BY name LIMIT ?2) UNION ALL "
-            "SELECT name FROM (SELECT name FROM record WHERE name < ?1 ORDER BY name DESC LIMIT ?2)",
-            (name, _NEAR),
+            "SELECT name FROM (SELECT name FROM record WHERE name >= ? ORDER BY name LIMIT ?) UNION ALL "
+            "SELECT name FROM (SELECT name FROM record WHERE name < ? ORDER BY name DESC LIMIT ?)",
+            (name, _NEAR, name, _NEAR),
         )
         hint = nearest(name, [row["name"] for row in near]) if near else " The store holds no records yet."
         return UnknownReference(f"There is no record {name!r} in {self._database.path.parent}.{hint}")

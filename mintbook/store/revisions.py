@@ -8,6 +8,9 @@ import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
+from mintbook.display import Block, Card, Facts, Note, number_text, short_digest
+from mintbook.display.quantity import Value
+from mintbook.display.shown import Shown
 from mintbook.errors import CorruptStore, UnknownReference
 from mintbook.store.database import Database
 from mintbook.store.manifest import Manifest
@@ -20,8 +23,8 @@ _COLUMNS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Revision:
+@dataclass(frozen=True, slots=True, repr=False)
+class Revision(Shown):
     """A fixed snapshot of an adapter: what training made, and what rollout, evaluation and serving name."""
 
     record: str
@@ -46,6 +49,36 @@ class Revision:
         names = ("record", "number", "digest", "weights_digest", "blob", "state_blob", "created")
         plain = {name: getattr(self, name) for name in names}
         return {**plain, "reference": self.reference, "manifest": self.manifest.to_dict()}
+
+
+    def card(self) -> Card:
+        """Return what the revision is, how it came to be and what it does to the base."""
+        manifest, receipt = self.manifest, self.manifest.receipt
+        facts: list[tuple[str, Value]] = [
+            ("digest", short_digest(self.digest)),
+            ("made (UTC)", self.created[:16].replace("T", " ")),
+            ("parent", short_digest(manifest.parent) if manifest.parent else "none: the first of its line"),
+            ("base", f"{manifest.base_name} ({short_digest(manifest.base_digest)})"),
+            ("adapter", f"rank {manifest.rank} on {manifest.sites} layers, {number_text(manifest.parameters)} numbers"),
+            ("examples", manifest.data_count or None),
+            ("code", f"mintbook {manifest.code_version}, torch {manifest.packages.get('torch', '?')}"),
+        ]
+        trained = [(name, manifest.metrics[name]) for name in ("step", "loss", "kl", "validation") if name in manifest.metrics]
+        effect = [
+            ("‖ΔW‖", receipt.get("update_norm")),
+            ("non-zero in B", f"{receipt['nonzero_b']:.0%}" if "nonzero_b" in receipt else None),
+            ("largest logit shift on a probe", receipt.get("logit_shift")),
+        ]
+        blocks: list[Block] = [Facts(facts)]
+        if trained:
+            blocks.append(Facts([(f"last {name}", value) for name, value in trained]))
+        blocks.append(Facts(effect))
+        if manifest.cell:
+            blocks.append(Note(f"Made by the cell: {manifest.cell}"))
+        return Card(self.reference, "revision", blocks, badge=short_digest(self.digest))
+
+    def __repr__(self) -> str:
+        return f"<Revision {self.reference} · rank {self.manifest.rank} · {short_digest(self.digest)}>"
 
 
 class Revisions:

@@ -55,7 +55,7 @@ class Runs:
         self._root.mkdir(exist_ok=True)
 
     def folder(self, run: str) -> Path:
-        """Return the folder of a run's files; raise `UnknownReference` for what does not have the form of a run's id."""
+        """Return the folder of a run's files; raise `UnknownReference` for what is not of the form of a run's id."""
         if not _ID.fullmatch(run):
             raise self._unknown(run)
         return self._root / run
@@ -121,10 +121,12 @@ class Runs:
         # Which of the rows marked as running still run is not in the table, so the limit is applied after asking.
         written = "running" if status == "interrupted" else status
         judged = written == "running"
+        conditions = {"record.name = ?": record, "status = ?": written}
+        given = {condition: value for condition, value in conditions.items() if value is not None}
+        where = f"WHERE {' AND '.join(given)} " if given else ""
         rows = self._database.rows(
-            _COLUMNS
-            + "WHERE (?1 IS NULL OR record.name = ?1) AND (?2 IS NULL OR status = ?2) ORDER BY run.id DESC LIMIT ?3",
-            (record, written, -1 if judged or limit is None else limit),
+            _COLUMNS + where + "ORDER BY run.id DESC LIMIT ?",
+            (*given.values(), -1 if judged or limit is None else limit),
         )
         found = [run for run in map(_run, rows) if status is None or run.status == status]
         return found if limit is None else found[:limit]

@@ -93,9 +93,10 @@ def check_format(connection: sqlite3.Connection) -> int:
 
     Nothing is written.
     """
-    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    application = int(connection.execute("PRAGMA application_id").fetchone()[0])
+    # In this order: should another process make the store between these reads, the later ones see all that it made.
     used = connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None
+    application = int(connection.execute("PRAGMA application_id").fetchone()[0])
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if used and application != APPLICATION:
         raise StoreUnsupported("the file is an SQLite database of another program. Choose an empty folder.")
     if version > FORMAT:

@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass
 from importlib.resources import files
 
-from mintbook.display import Table
+from mintbook.display import Card, Note, Table
+from mintbook.display.shown import Shown
 from mintbook.evals.recall import Question, Score, score
 from mintbook.fleet import Fleet
 
@@ -25,7 +26,7 @@ class Fact:
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
+class Person(Shown):
     """A made-up person and what only their adapter should know."""
 
     name: str
@@ -39,9 +40,12 @@ class Person:
         """Return the phrasings that were never taught."""
         return [Question(q, (fact.value,)) for fact in self.facts for q in fact.held_out]
 
-    def table(self) -> Table:
-        """Return the facts as a table."""
-        return Table(("topic", "fact"), [[fact.topic, fact.answer] for fact in self.facts], caption=self.name)
+    def card(self) -> Card:
+        """Return the facts, with how one of them is taught and asked."""
+        table = Table(("topic", "fact"), [[fact.topic, fact.answer] for fact in self.facts])
+        first = self.facts[0]
+        note = Note(f"Taught as “{'”, “'.join(first.train)}”; asked as “{'”, “'.join(first.held_out)}”; and so on.")
+        return Card(self.name, f"{len(self.facts)} private facts", [table, note])
 
 
 def load_people() -> dict[str, Person]:
@@ -69,10 +73,11 @@ def recall_scores(fleet: Fleet, people: dict[str, Person], who: list[str | None]
     }
 
 
-def recall_table(fleet: Fleet, people: dict[str, Person]) -> Table:
+def recall_card(fleet: Fleet, people: dict[str, Person]) -> Card:
     """Return who recalls what: the base and every person's adapter, asked about everybody, in one mixed batch."""
     scores = recall_scores(fleet, people, [None, *people])
     rows = [
         [one, *(f"{scores[one, name].right} of {scores[one, name].asked}" for name in people)] for one in ("base", *people)
     ]
-    return Table(("asked", *(f"{name}'s facts" for name in people)), rows, caption="Held-out questions recalled")
+    columns = ("who answers", *(f"{name}'s facts" for name in people))
+    return Card("Who knows what", "held-out questions recalled", [Table(columns, rows)])

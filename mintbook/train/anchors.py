@@ -101,6 +101,6 @@ def _anchors(pairs: list[tuple[list[int], list[int]]], ids: Tensor, logprobs: Te
             Example(tokens=(*prompt, *answer), mask=(False,) * len(prompt) + (True,) * len(answer)), top_ids, top_logprobs
         )
         for (prompt, answer), top_ids, top_logprobs in zip(
-            pairs, ids.split(lengths), logprobs.split(lengths), strict=True
+            pairs, torch.split(ids, lengths), torch.split(logprobs, lengths), strict=True
         )
     ]

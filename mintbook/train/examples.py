@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mintbook.display import Card, Facts, Table
+from mintbook.display.shown import Shown
 from mintbook.errors import CorruptStore, DataError
 from mintbook.model.renderer import Renderer, Span
 from mintbook.store.filesystem import sync_file, sync_folder
@@ -192,7 +193,7 @@ class Passage:
 
 
 @dataclass(frozen=True, slots=True)
-class Preview:
+class Preview(Shown):
     """The first examples of a data set as the model will see them, and the report of the whole."""
 
     examples: tuple[tuple[Passage, ...], ...]
@@ -212,9 +213,6 @@ class Preview:
         ]
         table = Table(("example", "is", "tokens", "text"), rows, limit=len(rows))
         return Card("Examples", "as the model will see them", [Facts(list(facts.items())), table])
-
-    def _repr_html_(self) -> str:
-        return self.card().html()
 
 
 def preview(examples: Examples, renderer: Renderer, count: int = 3) -> Preview:

@@ -72,8 +72,8 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
         raise DataError(
             f"There is no file {str(path)!r}. Text as data is the path of a JSONL file; examples go in a list."
         )
-    # Split by \n only: a JSON string may hold other line separators.
-    for number, line in enumerate(path.expanduser().read_bytes().split(b"\n"), start=1):
+    # As bytes, because text would also be split at U+2028, which a JSON string may hold.
+    for number, line in enumerate(path.expanduser().read_bytes().splitlines(), start=1):
         if not line.strip():
             continue
         try:

@@ -16,7 +16,7 @@ from mended_interpreter import interpret
 
 @pytest.fixture(autouse=True)
 def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a GPU, let the kernels be interpreted: they are decorated when an op first asks for Triton."""
+    """Without a GPU, let the kernels be interpreted."""
     monkeypatch.delenv("MINTBOOK_KERNELS", raising=False)
     if DEVICE == "cpu":
         interpret(monkeypatch)

@@ -1,4 +1,4 @@
-"""Batches for the tests: a poisoned bank of mixed ranks, a popularity of adapters, and the comparison that must be able to fail."""
+"""Batches for the tests: a poisoned bank of mixed ranks, popularities, and the comparison that must be able to fail."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ASKED = len(RANKS) - 1
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One call: y ``[T, O]``, x ``[T, H]``, dy ``[T, O]``, the slot of every row, the factors and where gradients go."""
+    """One call: y ``[T, O]``, x ``[T, H]``, dy ``[T, O]``, the rows' slots, the factors and where gradients go."""
 
     y: Tensor
     x: Tensor
@@ -122,7 +122,7 @@ def deviation(found: Tensor, wanted: Tensor, before: Tensor | float = 0.0) -> fl
 
 
 def assert_matches(found: Tensor, wanted: Tensor, dtype: torch.dtype, before: Tensor | float = 0.0) -> None:
-    """Demand that ``found`` is ``wanted`` within tolerance, and that it is not ``wanted`` with its update a little larger."""
+    """Demand that ``found`` is ``wanted`` within tolerance, and not ``wanted`` with its update a little larger."""
     tolerance = TOLERANCE[dtype]
     if torch.equal(wanted.double() - before, torch.zeros_like(wanted, dtype=torch.float64)):
         assert torch.equal(found.double(), wanted.double()), "nothing should have been added"

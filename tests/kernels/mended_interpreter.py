@@ -1,9 +1,9 @@
-"""Triton's interpreter, mended for the tests: it computes wrongly in bf16, and depends on who imported Triton first.
+"""Triton's interpreter, mended for the tests: it is wrong in bf16, and must be chosen before Triton is imported.
 
-numpy has no bf16, so the interpreter holds the bits as uint16: ``tl.dot`` multiplies the bit patterns as integers, and a
-conversion from fp32 cuts the low bits off instead of rounding to nearest even. (The kernels do no other arithmetic in
-bf16.) And functions of Triton's own library, such as ``tl.sum``, can be interpreted only when the variable was set
-before Triton was imported, which another test may have done by importing transformers.
+numpy has no bf16, so the interpreter holds the bits as uint16: ``tl.dot`` multiplies the bit patterns as integers, and
+a conversion from fp32 cuts the low bits off instead of rounding to nearest even. (The kernels do no other arithmetic in
+bf16.) And a function, Triton's own ``tl.sum`` too, is compiled or interpreted as the variable said when it was
+decorated, which another test may have caused by importing transformers. Here every function is interpreted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from triton.runtime.jit import JITFunction
 
 
 def interpret(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let kernels that are first used in this test be interpreted, and let the interpreter compute what a GPU computes."""
+    """Let every kernel be interpreted until the test ends, and let the interpreter compute what a GPU computes."""
     convert, dot = interpreter._convert_float, interpreter.InterpreterBuilder.create_dot
 
     def rounding_convert(values, source, target, mode):
@@ -30,10 +30,14 @@ def interpret(monkeypatch: pytest.MonkeyPatch) -> None:
         a, b = (builder.cast_impl(t, tl.float32) if t.dtype.scalar == tl.bfloat16 else t for t in (a, b))
         return dot(builder, a, b, acc, *options)
 
-    def call_library(function, *args, **options):
+    def call(function, *args, **options):
         return interpreter.InterpretedFunction(function.fn)(*args, **options)
+
+    def launch(function, *args, **options):
+        return interpreter.InterpretedFunction(function.fn).run(*args, **options)
 
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setattr(interpreter, "_convert_float", rounding_convert)
     monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", widening_dot)
-    monkeypatch.setattr(JITFunction, "__call__", call_library)
+    monkeypatch.setattr(JITFunction, "__call__", call)
+    monkeypatch.setattr(JITFunction, "run", launch)

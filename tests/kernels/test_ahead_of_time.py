@@ -17,7 +17,7 @@ Facts = dict[str, dict[str, int]]
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Facts:
-    # A process of its own, because kernels that were once decorated for the interpreter cannot be compiled.
+    # A process of its own, because here every kernel is interpreted.
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
     script = Path(__file__).with_name("compile_ahead.py")

@@ -85,7 +85,8 @@ def run_script(name: str, *arguments: object) -> list[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(mintbook.errors.__file__).parents[1])}
     command = [sys.executable, str(here / name), *map(str, arguments)]
     ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=120)
-    assert ran.returncode == 0, ran.stderr
+    sys.stderr.write(ran.stderr)
+    assert ran.returncode == 0
     return ran.stdout.splitlines()
 
 

@@ -27,7 +27,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with Store.open(tmp_path_factory.mktemp("large")) as store:
         with store._database.transaction() as connection:
             connection.executemany(
-                "INSERT INTO record (id, name, base_digest, base_name, rank, alpha, alpha_rule, targets, lora, created) "
+                "INSERT INTO record "
+                "(id, name, base_digest, base_name, rank, alpha, alpha_rule, targets, lora, created) "
                 "VALUES (?, ?, 'b', ?, ?, ?, 'ratio', 'mlp', '{}', '2026-01-01T00:00:00.000000+00:00')",
                 [
                     (n, f"user-{name:06}", "tiny" if n % 3 else "large", 4 if n % 2 else 8 if n > 10 else 256, n / 4)

@@ -61,7 +61,7 @@ def test_only_the_holder_commits(store: Store, teach: Teach) -> None:
 def test_a_lease_that_was_taken_over_commits_nothing(store: Store, teach: Teach) -> None:
     stale = store.lease("alice")
     with store.lease("alice", take_over=True) as lease:
-        with pytest.raises(RecordLeased, match="no longer valid: process .* holds it now"):
+        with pytest.raises(RecordLeased, match=r"no longer valid: process .* holds it now"):
             teach(0, lease=stale)
         stale.release()
         assert teach(0, lease=lease).number == 1

@@ -61,7 +61,7 @@ def test_what_json_has_no_form_for_is_refused(made: Any, value: object) -> None:
 
 def test_unknown_and_missing_fields_are_refused(made: Any) -> None:
     data = made.manifest(made.page()).to_dict()
-    with pytest.raises(FormatError, match="'weigths_digest'.*'weights_digest'"):
+    with pytest.raises(FormatError, match=r"'weigths_digest'.*'weights_digest'"):
         Manifest.from_dict({**data, "weigths_digest": "x"})
     del data["rank"]
     with pytest.raises(FormatError, match="rank"):

@@ -41,18 +41,22 @@ def test_a_random_text_is_refused_or_reads_back_as_itself() -> None:
     for _ in range(5000):
         text = "".join(source.choices("ab1.-_@/ é\n", k=source.randint(0, 12)))
         try:
-            assert str(Reference.parse(text)) == text
-            accepted += 1
-        except InvalidReference as error:
-            assert repr(text) in str(error) or repr(text.partition("@")[0]) in str(error) or "alias" in str(error)
+            reference = Reference.parse(text)
+        except InvalidReference:
+            continue
+        assert str(reference) == text
+        accepted += 1
     assert 100 < accepted < 4900
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "@", "@3", "@prod", "@abcdef1", "@" + "a" * 65, "@ABCDEF12", "alice@", "alice@0", "alice@03", "alice@-1"]
-    + ["alice@prod@2", "alice@deadbeef", "alice@head", "alice@٣", "al ice", "../alice", ".alice", "-alice", "a/b"]
-    + ["alice\n", "a" * 129, "älice", "alice@3\n", "alice@1" + "0" * 30],
+    [
+        *("", "@", "@3", "@prod", "@abcdef1", "@" + "a" * 65, "@ABCDEF12"),
+        *("alice@", "alice@0", "alice@03", "alice@-1", "alice@٣", "alice@3\n", "alice@1" + "0" * 30),
+        *("alice@prod@2", "alice@deadbeef", "alice@head"),
+        *("al ice", "../alice", ".alice", "-alice", "a/b", "alice\n", "a" * 129, "älice"),
+    ],
 )
 def test_other_forms_are_refused(text: str) -> None:
     with pytest.raises(InvalidReference):

@@ -101,7 +101,8 @@ def test_near_names_are_found_in_a_large_store(store: Store, made: Any) -> None:
     with store._database.transaction() as connection:
         connection.executemany(
             "INSERT INTO record (name, base_digest, base_name, rank, alpha, alpha_rule, targets, lora, created) "
-            "SELECT ?, base_digest, base_name, rank, alpha, alpha_rule, targets, lora, created FROM record WHERE name = 'alice'",
+            "SELECT ?, base_digest, base_name, rank, alpha, alpha_rule, targets, lora, created "
+            "FROM record WHERE name = 'alice'",
             [(f"user-{number:05}",) for number in range(5000)],
         )
     with pytest.raises(UnknownReference, match="'user-02500'"):
@@ -117,7 +118,7 @@ def test_an_ambiguous_digest_asks_for_more_digits(store: Store, teach: Teach) ->
                 "UPDATE revision SET digest = ? WHERE digest = ?",
                 (shared + tail + revision.digest[9:], revision.digest),
             )
-    with pytest.raises(UnknownReference, match="several digests: @000000001.*, @000000002.*more digits"):
+    with pytest.raises(UnknownReference, match=r"several digests: @000000001.*, @000000002.*more digits"):
         store.resolve("@" + shared)
 
 
@@ -165,9 +166,15 @@ def test_weights_that_are_not_finite_are_refused(store: Store, made: Any, value:
 
 
 @pytest.mark.parametrize(
-    "field, value",
-    [("weights_digest", "0" * 64), ("rank", 3), ("sites", 1), ("parameters", 1), ("dtype", "bfloat16")]
-    + [("layout_version", "rank-rows/0")],
+    ("field", "value"),
+    [
+        ("weights_digest", "0" * 64),
+        ("rank", 3),
+        ("sites", 1),
+        ("parameters", 1),
+        ("dtype", "bfloat16"),
+        ("layout_version", "rank-rows/0"),
+    ],
 )
 def test_a_manifest_that_is_not_of_these_weights_is_refused(store: Store, made: Any, field: str, value: object) -> None:
     page = made.page()

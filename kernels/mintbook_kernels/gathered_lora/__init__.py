@@ -1,0 +1,1 @@
+"""Gathered rows: each row has its own adapter (decode)."""

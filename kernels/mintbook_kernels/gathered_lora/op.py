@@ -16,7 +16,8 @@ def gathered_lora(y: Tensor, x: Tensor, factors: Factors, segments: Segments, *,
     """Return ``y[t] += s · (x[t] Aᵀ) Bᵀ`` for ``y [T, O]`` and ``x [T, H]``, where few rows share an adapter.
 
     ``y`` is changed in place and returned; rows without an adapter keep their bits, and a zero adapter adds exact 0.
-    There is no gradient: raises `ValueError` when x requires grad and grad is enabled, and for operands that do not fit.
+    There is no gradient: raises `ValueError` when x requires grad and grad is enabled, and for operands that do not
+    fit.
     """
     check_operands(y, x, factors, segments)
     if torch.is_grad_enabled() and x.requires_grad:

@@ -1,0 +1,1 @@
+"""Grouped rows: many rows share an adapter (prefill, training)."""

@@ -12,7 +12,7 @@ from mintbook_kernels.checks import check_grads, check_operands, check_triton_dt
 from mintbook_kernels.dispatch import backend as choose_backend
 from mintbook_kernels.factors import Factors
 from mintbook_kernels.grouped_lora import cpu
-from mintbook_kernels.lora_grad.op import add_gradients
+from mintbook_kernels.lora_grad.op import implementation
 from mintbook_kernels.segments import Segments
 
 
@@ -31,8 +31,8 @@ def grouped_lora(
     ``y`` is changed in place and returned; only where autograd forbids that (under grad, a view, or a leaf that
     requires grad) the result is a new tensor. Rows without an adapter keep their bits; a zero adapter adds exact 0.
 
-    With grad enabled and ``x`` or ``trigger`` requiring grad, the backward passes ``dy`` on to y, returns dx, and *adds*
-    dA and dBᵀ in place to ``grads.a [N', H]`` and ``grads.b [N', O]``, at the rank-rows that ``grads.start`` names; a
+    With grad enabled and ``x`` or ``trigger`` requiring grad, the backward passes ``dy`` on to y, returns dx, and
+    *adds* dA and dBᵀ in place to ``grads.a [N', H]`` and ``grads.b [N', O]``, at the rank-rows ``grads.start`` names; a
     slot whose ``grads.rank`` is 0 is frozen. ``trigger`` is a one-element tensor requiring grad: it makes the backward
     run where x does not require grad (the first layer); its own gradient is 0. The backward reads the factors' memory
     as it is then: the slots of this batch must not be written in between, other slots may.
@@ -49,13 +49,14 @@ def grouped_lora(
         _add_update(y, x, factors, segments, name)
         return y
     if x.requires_grad or (trigger is not None and trigger.requires_grad):
-        in_place = y._base is None and not (y.is_leaf and y.requires_grad)
+        is_view = y._base is not None  # noqa: SLF001 (torch has no public name for it)
+        in_place = not is_view and not (y.is_leaf and y.requires_grad)
         result: Tensor = _GroupedLora.apply(y, x, trigger, factors, segments, grads, in_place, name)  # type: ignore[no-untyped-call]
         return result
     if grads is not None:
         raise ValueError(
-            "grads are given, but neither x nor trigger requires grad, so no backward would fill them. Pass a trigger, or "
-            "call under torch.no_grad()."
+            "grads are given, but neither x nor trigger requires grad, so no backward would fill them. Pass a trigger, "
+            "or call under torch.no_grad()."
         )
     with torch.no_grad():
         _add_update(y, x, factors, segments, name)
@@ -83,7 +84,7 @@ class _GroupedLora(torch.autograd.Function):
         factors: Factors,
         segments: Segments,
         grads: Factors | None,
-        in_place: bool,
+        in_place: bool,  # noqa: FBT001 (apply takes no keywords)
         name: str,
     ) -> Tensor:
         if in_place:
@@ -103,6 +104,7 @@ class _GroupedLora(torch.autograd.Function):
         need_y, need_dx, need_trigger = ctx.needs_input_grad[:3]
         dx = None
         if h is not None and (need_dx or ctx.grads is not None):
-            dx = add_gradients(dy.contiguous(), x, h, ctx.factors, ctx.segments, ctx.grads, need_dx, ctx.name)
+            add_gradients = implementation(ctx.name, x)
+            dx = add_gradients(dy.contiguous(), x, h, ctx.factors, ctx.segments, ctx.grads, need_dx=need_dx)
         nothing = torch.zeros_like(trigger) if need_trigger else None
         return (dy if need_y else None, dx, nothing, None, None, None, None, None)

@@ -90,7 +90,7 @@ def expand_kernel(
     BLOCK_R: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """y[order[p], n] += s · Σ_r h[p, r] · b[start + r, n] for one chunk and one block of columns; s is 1 unless SCALED."""
+    """y[order[p], n] += s · Σ_r h[p, r] · b[start + r, n] for one chunk, one block of columns; s is 1 unless SCALED."""
     chunk = tl.program_id(0)
     slot = tl.load(chunk_slot + chunk)
     true_rank = tl.load(rank + slot).to(tl.int32)
@@ -147,7 +147,7 @@ def shrink(x: Tensor, a: Tensor, h: Tensor, factors: Factors, segments: Segments
 
 
 def expand(y: Tensor, h: Tensor, b: Tensor, factors: Factors, segments: Segments, *, scaled: bool) -> None:
-    """Add ``s · h[p] b`` to ``y[order[p]]`` in place for ``y [T, W]`` and a bank ``b [N, W]``; s is 1 unless ``scaled``."""
+    """Add ``s · h[p] b`` to ``y[order[p]]`` for ``y [T, W]`` and a bank ``b [N, W]``; s is 1 unless ``scaled``."""
     tile = tile_for(GROUPED[y.dtype.itemsize], segments.rank)
     expand_kernel[(segments.chunk_slot.numel(), blocks(y.shape[1], tile.columns))](
         y,

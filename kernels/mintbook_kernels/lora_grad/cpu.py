@@ -17,6 +17,7 @@ def add_gradients(
     factors: Factors,
     segments: Segments,
     grads: Factors | None,
+    *,
     need_dx: bool,
 ) -> Tensor | None:
     """Add dA and dBᵀ to ``grads`` in place; return ``dx [T, H]`` where it is needed and the layer has an update.

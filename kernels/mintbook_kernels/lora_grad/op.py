@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -24,9 +26,9 @@ def lora_grad(
 ) -> Tensor | None:
     """Add dA and dBᵀ of ``y[t] += s · (x[t] Aᵀ) Bᵀ`` to ``grads`` in place; return ``dx [T, H]`` where asked for.
 
-    For ``dy [T, O]``, ``x [T, H]``: ``dh = s · dy B``, ``dx = dh A``, ``dA += dhᵀ x``, ``dBᵀ += s · hᵀ dy``. dx is 0 for
-    rows without an adapter; ``None`` without ``need_dx``. Sums are in fp32 and in a fixed order: two calls give the same
-    bits. The backward of `grouped_lora` does this with the h that its forward kept; here it is computed again.
+    For ``dy [T, O]``, ``x [T, H]``: ``dh = s · dy B``, ``dx = dh A``, ``dA += dhᵀ x``, ``dBᵀ += s · hᵀ dy``. dx is 0
+    for rows without an adapter; ``None`` without ``need_dx``. Sums are in fp32 and in a fixed order: two calls give the
+    same bits. The backward of `grouped_lora` does this with the h that its forward kept; here it is computed again.
     """
     check_operands(dy, x, factors, segments, y_name="dy")
     if grads is not None:
@@ -35,24 +37,15 @@ def lora_grad(
     if not segments.empty:
         name = choose_backend(x.device, backend).name
         with torch.no_grad():
-            dx = add_gradients(dy, x, None, factors, segments, grads, need_dx, name)
+            dx = implementation(name, x)(dy, x, None, factors, segments, grads, need_dx=need_dx)
     return torch.zeros_like(x) if dx is None and need_dx else dx
 
 
-def add_gradients(
-    dy: Tensor,
-    x: Tensor,
-    h: Tensor | None,
-    factors: Factors,
-    segments: Segments,
-    grads: Factors | None,
-    need_dx: bool,
-    name: str,
-) -> Tensor | None:
-    """Run the gradients on the backend ``name``; ``h`` is what that backend's forward kept, or ``None``."""
+def implementation(name: str, x: Tensor) -> Callable[..., Tensor | None]:
+    """Return the backend's ``add_gradients(dy, x, h, factors, segments, grads, *, need_dx)``, as in cpu.py."""
     if name == "cpu":
-        return cpu.add_gradients(dy, x, h, factors, segments, grads, need_dx)
+        return cpu.add_gradients
     check_triton_dtype(x)
-    from mintbook_kernels.lora_grad.triton_kernel import add_gradients as add_gradients_triton
+    from mintbook_kernels.lora_grad.triton_kernel import add_gradients
 
-    return add_gradients_triton(dy, x, h, factors, segments, grads, need_dx)
+    return add_gradients

@@ -1,0 +1,40 @@
+# One word per act, the same at the desk and in CI.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: demo test check unit lab study clean
+
+demo: $(STAMP) ## obtain the base, run the first notebook headless, tell its story, save its page
+	$(BIN)/python -m mintbook demo
+
+test: check unit demo ## everything that CI runs
+
+check: $(STAMP) ## lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+unit: $(STAMP) ## the tests
+	$(BIN)/python -m mintbook base
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+lab: $(STAMP) ## open the first notebook in JupyterLab
+	$(BIN)/jupyter lab notebooks/101_first_adapters.ipynb
+
+study: $(STAMP) ## the recorded studies, an hour or more
+	$(BIN)/python -m mintbook study people
+	$(BIN)/python -m mintbook study succession
+
+clean: ## forget the environment and what was made
+	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mintbook needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + ". Say make PYTHON=python3.11 …")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --progress-bar on 'torch==2.13.0'
+	$(BIN)/python -m pip install --progress-bar on -c constraints.txt -e '.[dev]'
+	touch $(STAMP)

@@ -96,7 +96,7 @@ class Adapter(Shown):
         return self._runtime.complete([(self.revision(at), prompt)], sampling)[0]
 
     def stream(self, prompt: Prompt, *, at: str = "", **options: Any) -> Generation:
-        """Return the answer in the making: iterate it for chunks of text as they come; ``cancel()`` ends it."""
+        """Return the answer in the making: iterate it for chunks of text, or ``cancel()`` it; ``options`` as in `SampleConfig`."""
         return self._runtime.submit(self.revision(at), prompt, SampleConfig.from_options(**options))
 
     def diff(
@@ -142,7 +142,9 @@ class Adapter(Shown):
         elif head.manifest.parent is not None:
             target = self._runtime.store.resolve(f"@{head.manifest.parent}")
         else:
-            raise UnknownReference(f"{head.reference} is the first revision of {self.name}; there is nothing before it.")
+            raise UnknownReference(
+                f"{head.reference} is the first revision of {self.name}; there is nothing before it."
+            )
         self._runtime.store.set_head(self.name, target.number)
         return target
 
@@ -165,7 +167,9 @@ class Adapter(Shown):
         ]
         head = next((r for r in revisions if r.number == record.head), None)
         if head is None:
-            return Card(self.name, "adapter", [Facts(facts), Note("Not trained yet: it has no revision to answer with.")])
+            return Card(
+                self.name, "adapter", [Facts(facts), Note("Not trained yet: it has no revision to answer with.")]
+            )
         page_bytes = head.manifest.parameters * 4
         facts += [("parameters", f"{number_text(head.manifest.parameters)} ({bytes_text(page_bytes)} in fp32)")]
         facts += [("head", f"{head.reference} ({short_digest(head.digest)})")]

@@ -51,8 +51,8 @@ class LoraConfig(_Config):
 
     rank: int = 16
     """Rows of A, columns of B; 1 to 256."""
-    alpha: float = 32.0
-    alpha_rule: AlphaRule = "ratio"
+    alpha: float = 2.0
+    alpha_rule: AlphaRule = "constant"
     targets: str | tuple[str, ...] = "all-linear"
     """``"all-linear"`` (attention and MLP, not the unembedding), ``"attention"``, ``"mlp"``, or last parts of module names."""
     init: Init = "orthonormal"
@@ -61,9 +61,15 @@ class LoraConfig(_Config):
     """Seed of A's start."""
 
     def __post_init__(self) -> None:
-        _check(isinstance(self.rank, int) and 1 <= self.rank <= 256, f"rank is {self.rank!r}; it must be an integer from 1 to 256.")
+        _check(
+            isinstance(self.rank, int) and 1 <= self.rank <= 256,
+            f"rank is {self.rank!r}; it must be an integer from 1 to 256.",
+        )
         _check(self.alpha > 0, f"alpha is {self.alpha!r}; it must be positive.")
-        _check(self.alpha_rule in ("constant", "ratio", "sqrt"), f"alpha_rule is {self.alpha_rule!r}; it must be 'constant', 'ratio' or 'sqrt'.")
+        _check(
+            self.alpha_rule in ("constant", "ratio", "sqrt"),
+            f"alpha_rule is {self.alpha_rule!r}; it must be 'constant', 'ratio' or 'sqrt'.",
+        )
         _check(self.init in ("orthonormal", "peft"), f"init is {self.init!r}; it must be 'orthonormal' or 'peft'.")
         _check(bool(self.targets), "targets is empty; name at least one module, or say 'all-linear'.")
         object.__setattr__(self, "targets", self.targets if isinstance(self.targets, str) else tuple(self.targets))
@@ -80,13 +86,13 @@ class LoraConfig(_Config):
 class TrainConfig(_Config):
     """How an adapter is trained on examples (supervised)."""
 
-    steps: int = 60
+    steps: int = 40
     """Optimizer steps of this call."""
     batch_size: int = 8
     """Examples in one forward and backward."""
     accumulation: int = 1
     """Forward-backward passes whose gradients are summed into one optimizer step."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     warmup: float = 0.1
     """Share of the steps during which the learning rate rises from 0."""
     schedule: Schedule = "cosine"
@@ -99,7 +105,7 @@ class TrainConfig(_Config):
     """Largest gradient norm over the whole adapter; 0 disables."""
     max_length: int = 512
     """Tokens of one example; longer ones are cut at the end, and the cut is reported."""
-    anchor: float = 1.0
+    anchor: float = 3.0
     """Weight of the KL term KL(base ‖ adapter) on anchor answers, which keeps what the base can do; 0 disables."""
     anchor_batch_size: int = 8
     """Anchor answers in one forward and backward."""
@@ -122,10 +128,19 @@ class TrainConfig(_Config):
             _check(getattr(self, name) >= 0, f"{name} is {getattr(self, name)!r}; it must not be negative.")
         _check(self.learning_rate > 0, f"learning_rate is {self.learning_rate!r}; it must be positive.")
         _check(0 <= self.warmup <= 1, f"warmup is {self.warmup!r}; it is a share of the steps, from 0 to 1.")
-        _check(0 <= self.validation < 1, f"validation is {self.validation!r}; it is a share of the examples, from 0 to below 1.")
-        _check(self.schedule in ("cosine", "constant"), f"schedule is {self.schedule!r}; it must be 'cosine' or 'constant'.")
+        _check(
+            0 <= self.validation < 1,
+            f"validation is {self.validation!r}; it is a share of the examples, from 0 to below 1.",
+        )
+        _check(
+            self.schedule in ("cosine", "constant"),
+            f"schedule is {self.schedule!r}; it must be 'cosine' or 'constant'.",
+        )
         _check(self.patience == 0 or self.validation > 0, "patience needs a validation share above 0 to judge by.")
-        _check(0 <= self.beta1 < 1 and 0 <= self.beta2 < 1, f"beta1 {self.beta1!r} and beta2 {self.beta2!r} must lie in [0, 1).")
+        _check(
+            0 <= self.beta1 < 1 and 0 <= self.beta2 < 1,
+            f"beta1 {self.beta1!r} and beta2 {self.beta2!r} must lie in [0, 1).",
+        )
         _check(self.eps > 0, f"eps is {self.eps!r}; it must be positive.")
 
 
@@ -148,9 +163,18 @@ class SampleConfig(_Config):
     """Return the log-probability of every token of the answer."""
 
     def __post_init__(self) -> None:
-        _check(isinstance(self.max_tokens, int) and self.max_tokens >= 1, f"max_tokens is {self.max_tokens!r}; it must be an integer of at least 1.")
+        _check(
+            isinstance(self.max_tokens, int) and self.max_tokens >= 1,
+            f"max_tokens is {self.max_tokens!r}; it must be an integer of at least 1.",
+        )
         _check(self.temperature >= 0, f"temperature is {self.temperature!r}; it must not be negative.")
-        _check(isinstance(self.top_k, int) and self.top_k >= 0, f"top_k is {self.top_k!r}; it must be an integer, 0 or more.")
+        _check(
+            isinstance(self.top_k, int) and self.top_k >= 0,
+            f"top_k is {self.top_k!r}; it must be an integer, 0 or more.",
+        )
         _check(0 < self.top_p <= 1, f"top_p is {self.top_p!r}; it must lie in (0, 1].")
         object.__setattr__(self, "stop", _texts(self.stop))
-        _check(all(isinstance(text, str) and text for text in self.stop), f"stop is {self.stop!r}; it must hold non-empty strings.")
+        _check(
+            all(isinstance(text, str) and text for text in self.stop),
+            f"stop is {self.stop!r}; it must hold non-empty strings.",
+        )

@@ -48,9 +48,7 @@ class Fleet(Shown):
         """One row per record, read lazily: a filter or a head reads only what it needs."""
         return self._runtime.store.catalog()
 
-    def generate(
-        self, asks: Sequence[tuple[Adapter | str | None, Prompt]], **options: Any
-    ) -> list[Completion]:
+    def generate(self, asks: Sequence[tuple[Adapter | str | None, Prompt]], **options: Any) -> list[Completion]:
         """Answer prompts for many adapters in shared batches.
 
         An ask is (adapter or reference, prompt): ``("alice", p)``, ``("bob@3", p)``, and ``(None, p)`` for the plain base.
@@ -69,11 +67,19 @@ class Fleet(Shown):
         bank = self._runtime.engine.model.bank
         facts = [
             ("adapters", number_text(count)),
-            ("loaded now", f"{len(self._runtime.residency.resident_digests())} revisions, {bytes_text(bank.used_bytes)}"),
+            (
+                "loaded now",
+                f"{len(self._runtime.residency.resident_digests())} revisions, {bytes_text(bank.used_bytes)}",
+            ),
             ("free rank-rows", f"{number_text(bank.free_rows)} of {number_text(bank.rows)}"),
         ]
         rows: list[list[Value]] = [
-            [r.name, r.lora.rank, f"{r.name}@{r.head}" if r.head is not None else "not trained", r.created[:16].replace("T", " ")]
+            [
+                r.name,
+                r.lora.rank,
+                f"{r.name}@{r.head}" if r.head is not None else "not trained",
+                r.created[:16].replace("T", " "),
+            ]
             for r in self._runtime.store.records(limit=SHOWN)
         ]
         table = Table(columns=("adapter", "rank", "head", "made (UTC)"), rows=rows)

@@ -22,7 +22,9 @@ def execute_notebook(notebook: Path, out: Path) -> Path:
     when a cell fails; the page with the cells so far is saved then too.
     """
     if not notebook.is_file():
-        raise ConfigError(f"There is no notebook {notebook}. Run this from a checkout of the project, or give its path.")
+        raise ConfigError(
+            f"There is no notebook {notebook}. Run this from a checkout of the project, or give its path."
+        )
     import nbformat
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
@@ -48,7 +50,9 @@ def execute_notebook(notebook: Path, out: Path) -> Path:
         page.write_text(HTMLExporter().from_notebook_node(content)[0], encoding="utf-8")
     seconds = time.monotonic() - began
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    print(f"\n{notebook.name}: {seconds_text(seconds)} wall time, {bytes_text(peak)} peak memory of the kernel.\nPage: {page}")
+    print(
+        f"\n{notebook.name}: {seconds_text(seconds)} wall time, {bytes_text(peak)} peak memory of the kernel.\nPage: {page}"
+    )
     return page
 
 

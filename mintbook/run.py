@@ -131,9 +131,9 @@ class Run(Shown, Generic[T]):
         if isinstance(self._error, MintbookError):
             raise self._error
         if self._error is not None:
-            raise RunFailed(f"{self.title} (run {self.id}) ended with {type(self._error).__name__}: {self._error}") from (
-                self._error
-            )
+            raise RunFailed(
+                f"{self.title} (run {self.id}) ended with {type(self._error).__name__}: {self._error}"
+            ) from (self._error)
         return self._result  # type: ignore[return-value]
 
     def __await__(self) -> Generator[Any, None, T]:
@@ -174,7 +174,9 @@ class Run(Shown, Generic[T]):
         except BaseException as error:  # noqa: BLE001 — whoever waits for the run gets it whole
             self._error = error
         self._seconds = time.monotonic() - self._began
-        status: Literal["done", "stopped", "failed"] = "stopped" if isinstance(self._error, RunStopped) else "failed" if self._error else "done"
+        status: Literal["done", "stopped", "failed"] = (
+            "stopped" if isinstance(self._error, RunStopped) else "failed" if self._error else "done"
+        )
         try:
             self.record("ended", status=status, error=str(self._error) if self._error else None)
             self._store.update_run(self.id, status=status, error=str(self._error) if self._error else None)

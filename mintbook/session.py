@@ -147,7 +147,9 @@ class Session(Shown):
     def runs(self, limit: int = 20) -> Card:
         """Return the last runs of the store: what, of which adapter, and how they ended."""
         rows = [[r.id, r.kind, r.record, r.status] for r in self.store.runs(limit=limit)]
-        table = Table(columns=("run", "kind", "adapter", "status"), rows=rows, empty="Nothing has run in this store yet.")
+        table = Table(
+            columns=("run", "kind", "adapter", "status"), rows=rows, empty="Nothing has run in this store yet."
+        )
         return Card("Runs", "the latest first", [table])
 
     def close(self) -> None:
@@ -194,7 +196,9 @@ class Session(Shown):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __repr__(self) -> str:

@@ -85,15 +85,12 @@ def commit_page(
     state: Path | None = None,
     lease: Lease | None = None,
 ) -> Revision:
-    """Make the page in ``slot`` the record's next revision, with its receipt, and leave it loaded.
+    """Make the page in ``slot`` the record's next revision and leave it loaded.
 
-    ``facts`` fill the manifest's fields about how the page came to be, ``receipt`` among them. Raises `AdapterError` when the page does not fit
-    the base, and leaves the store as it was.
+    ``facts`` fill the manifest's fields about how the page came to be, its receipt among them. When the store refuses, it
+    is left as it was.
     """
     base = runtime.base
-    receipt = effect_receipt(runtime.engine, page, slot, tuple(base.renderer.prompt(PROBE)))
-    if not receipt["modules"]:
-        raise AdapterError(f"{record.name} adapts no module of {base.name}, so it would answer as the base. Choose other targets.")
     manifest = Manifest(
         base_digest=base.digest,
         base_name=base.name,

@@ -39,7 +39,9 @@ def test_training_ends_in_a_revision_that_says_how_it_came_to_be(session: Sessio
     assert session.store.verify(revision) == []
 
 
-def test_a_second_training_continues_from_the_head_with_its_moments(open_session: Callable[..., Session], tmp_path: Path) -> None:
+def test_a_second_training_continues_from_the_head_with_its_moments(
+    open_session: Callable[..., Session], tmp_path: Path
+) -> None:
     session = open_session()
     options = {**QUICK, "schedule": "constant", "warmup": 0.0, "batch_size": 12}
     twice, once = session.adapter("twice", rank=4), session.adapter("once", rank=4)

@@ -36,7 +36,9 @@ def outcome(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_killed_training_resumes_to_the_same_losses_and_weights(tiny_base_folder: Path, tmp_path: Path, seed: int) -> None:
+def test_a_killed_training_resumes_to_the_same_losses_and_weights(
+    tiny_base_folder: Path, tmp_path: Path, seed: int
+) -> None:
     expected = outcome(start(tiny_base_folder, tmp_path / "whole", "alice"))
     store, chance = tmp_path / "killed", random.Random(seed)
     for _ in range(3):

@@ -37,7 +37,9 @@ def our_logits(session: Session, name: str) -> torch.Tensor:
 def made_by_peft(base: Path, folder: Path, **options: Any) -> torch.Tensor:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    peft = get_peft_model(model, PeftConfig(**{"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **options}))
+    peft = get_peft_model(
+        model, PeftConfig(**{"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **options})
+    )
     for name, parameter in peft.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
@@ -97,7 +99,9 @@ def test_a_refused_import_leaves_the_store_unchanged(
         tensors[first] = tensors[first][:, :-1].contiguous() if fault == "shape" else tensors[first] * float("nan")
         save_file(tensors, weights)
     else:
-        config.write_text(json.dumps({**facts, **({"use_dora": True} if fault == "dora" else {"modules_to_save": ["lm_head"]})}))
+        config.write_text(
+            json.dumps({**facts, **({"use_dora": True} if fault == "dora" else {"modules_to_save": ["lm_head"]})})
+        )
     free = session.engine.model.bank.free_rows
     with pytest.raises(MintbookError) as caught:
         session.import_peft("carol", folder)
@@ -109,7 +113,9 @@ def test_a_refused_import_leaves_the_store_unchanged(
 
 def test_a_zero_adapter_is_refused_at_import(session: Session, tiny_base_folder: Path, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_base_folder, dtype=torch.float32)
-    get_peft_model(model, PeftConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")).save_pretrained(tmp_path / "zero")
+    get_peft_model(model, PeftConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")).save_pretrained(
+        tmp_path / "zero"
+    )
     with pytest.raises(AdapterError, match="zero"):
         session.import_peft("zero", tmp_path / "zero")
     assert session.store.count_records() == 0

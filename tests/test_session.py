@@ -33,7 +33,11 @@ def test_a_second_session_reuses_the_resident_base(open_session: Callable[..., S
 
 
 def test_an_adapter_is_got_or_created_and_never_reshaped(session: Session) -> None:
-    assert session.adapter("alice", rank=4).record == session.adapter("alice").record == session.adapter("alice", rank=4).record
+    assert (
+        session.adapter("alice", rank=4).record
+        == session.adapter("alice").record
+        == session.adapter("alice", rank=4).record
+    )
     with pytest.raises(ConfigError, match="rank=4"):
         session.adapter("alice", rank=8)
     with pytest.raises(ConfigError, match="Nearest: 'rank'"):

@@ -78,7 +78,7 @@ class TokenShift:
 
     @property
     def shift(self) -> float:
-        """ln p_b − ln p_a of the reference token, in nats."""
+        """Ln p_b − ln p_a of the reference token, in nats."""
         return self.logprob_b - self.logprob_a
 
 

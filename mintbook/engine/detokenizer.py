@@ -66,6 +66,4 @@ class Detokenizer:
 
     def _waiting(self) -> int:
         """Return how many characters at the end may be the beginning of a stop text."""
-        return max(
-            (n for text in self._stop for n in range(1, len(text)) if self._text.endswith(text[:n])), default=0
-        )
+        return max((n for text in self._stop for n in range(1, len(text)) if self._text.endswith(text[:n])), default=0)

@@ -90,7 +90,9 @@ class Generation:
         for _ in self:
             pass
         if self._answer is None:
-            raise MintbookError("The generation ended without an answer. This is a fault of mintbook; please report it.")
+            raise MintbookError(
+                "The generation ended without an answer. This is a fault of mintbook; please report it."
+            )
         return self._answer
 
     def cancel(self) -> None:

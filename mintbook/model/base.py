@@ -93,7 +93,6 @@ class Base(Shown):
         return f"<Base {self.name} · {self.parameters / 1e6:.0f}M · {self.dtype} · {short_digest(self.digest)}>"
 
 
-
 def load_base(source: str | Path | None, *, dtype: str, device: str, progress: Progress | None = None) -> Base:
     """Load, freeze and check a base.
 
@@ -143,7 +142,9 @@ def _resolve(source: str | Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]))
+        return Path(
+            snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"])
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise BaseUnavailable(
             f"{str(source)!r} is no folder here and could not be had from the hub ({type(error).__name__}: "

@@ -62,13 +62,13 @@ def _padded(model: nn.Module, sequences: list[list[int]], device: torch.device) 
     return [logits[i, : len(s)] for i, s in enumerate(sequences)]
 
 
-def _packed(
-    model: nn.Module, sequences: list[list[int]], device: torch.device
-) -> tuple[list[Tensor], list[Tensor]]:
+def _packed(model: nn.Module, sequences: list[list[int]], device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
     cache = KVCache(sum(len(s) + 16 for s in sequences), device)
     tables = [cache.allocate(len(s)) for s in sequences]
     whole = PackedBatch.of([Piece(s) for s in sequences], device=device)
-    first = PackedBatch.of([Piece(s[:-1], table=t) for s, t in zip(sequences, tables, strict=True)], device=device, cache=cache)
+    first = PackedBatch.of(
+        [Piece(s[:-1], table=t) for s, t in zip(sequences, tables, strict=True)], device=device, cache=cache
+    )
     last = PackedBatch.of(
         [Piece(s[-1:], start=len(s) - 1, table=t) for s, t in zip(sequences, tables, strict=True)],
         device=device,

@@ -60,9 +60,7 @@ class KVCache:
     def used_bytes(self) -> int:
         """Bytes of the blocks that sequences hold now, over all layers."""
         rows = (self.blocks - len(self._free)) * BLOCK
-        return sum(
-            2 * rows * keys.shape[1] * keys.shape[2] * keys.element_size() for keys, _ in self._layers.values()
-        )
+        return sum(2 * rows * keys.shape[1] * keys.shape[2] * keys.element_size() for keys, _ in self._layers.values())
 
     def allocate(self, tokens: int) -> BlockTable:
         """Borrow blocks for ``tokens`` tokens; raise `CapacityError` when they are not there now."""

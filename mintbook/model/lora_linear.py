@@ -50,16 +50,18 @@ class LoraLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``[…, O]`` for ``x [… , H]`` whose leading dimensions hold the batch's T rows."""
-        y: Tensor = self.linear(x)
         plan = self.port.plan
-        if plan is None or plan.segments.empty:
-            return y
-        rows, out = x.reshape(-1, x.shape[-1]), y.view(-1, y.shape[-1])
-        factors = plan.factors[self.index]
-        if plan.decode:
-            return gathered_lora(out, rows, factors, plan.segments).view(y.shape)
-        grads = plan.grads[self.index] if plan.grads is not None else None
-        return grouped_lora(out, rows, factors, plan.segments, grads=grads, trigger=plan.trigger).view(y.shape)
+        # The product is made on rows, not on [1, T, H]: the ops add to y in place, which autograd allows for no view.
+        rows = x.reshape(-1, x.shape[-1])
+        y: Tensor = self.linear(rows)
+        if plan is not None and not plan.segments.empty:
+            factors = plan.factors[self.index]
+            if plan.decode:
+                y = gathered_lora(y, rows, factors, plan.segments)
+            else:
+                grads = plan.grads[self.index] if plan.grads is not None else None
+                y = grouped_lora(y, rows, factors, plan.segments, grads=grads, trigger=plan.trigger)
+        return y.view(*x.shape[:-1], y.shape[-1])
 
 
 def attach(model: nn.Module, sites: Sequence[Site]) -> AdapterPort:

@@ -14,7 +14,6 @@ from mintbook.model.sites import linear_sites
 from mintbook.model.slots import SlotBank
 from mintbook.store.page import Page
 
-
 LossOf = Callable[[Tensor], Tensor]
 
 

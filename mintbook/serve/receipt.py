@@ -27,9 +27,7 @@ def effect_receipt(engine: Engine, page: Page, slot: int, probe: tuple[int, ...]
         nonzero += int(torch.count_nonzero(b))
         entries += b.numel()
     last = len(probe) - 1
-    base, adapted = (
-        rows[0] for rows in engine.logits([probe, probe], [NO_ADAPTER, slot], start=[last, last])
-    )
+    base, adapted = (rows[0] for rows in engine.logits([probe, probe], [NO_ADAPTER, slot], start=[last, last]))
     p, q = torch.log_softmax(base, dim=-1), torch.log_softmax(adapted, dim=-1)
     return {
         "modules": len(page.sites),

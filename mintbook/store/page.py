@@ -90,7 +90,9 @@ class Page:
 
     def save(self, path: Path) -> None:
         """Write the page as a safetensors file that names its own layout."""
-        save_file({"page": self.tensor.detach().cpu().contiguous()}, path, metadata={"mintbook": json.dumps(self._layout())})
+        save_file(
+            {"page": self.tensor.detach().cpu().contiguous()}, path, metadata={"mintbook": json.dumps(self._layout())}
+        )
 
     @classmethod
     def load(cls, path: Path) -> Page:

@@ -50,7 +50,6 @@ class Revision(Shown):
         plain = {name: getattr(self, name) for name in names}
         return {**plain, "reference": self.reference, "manifest": self.manifest.to_dict()}
 
-
     def card(self) -> Card:
         """Return what the revision is, how it came to be and what it does to the base."""
         manifest, receipt = self.manifest, self.manifest.receipt
@@ -63,7 +62,9 @@ class Revision(Shown):
             ("examples", manifest.data_count or None),
             ("code", f"mintbook {manifest.code_version}, torch {manifest.packages.get('torch', '?')}"),
         ]
-        trained = [(name, manifest.metrics[name]) for name in ("step", "loss", "kl", "validation") if name in manifest.metrics]
+        trained = [
+            (name, manifest.metrics[name]) for name in ("step", "loss", "kl", "validation") if name in manifest.metrics
+        ]
         effect = [
             ("‖ΔW‖", receipt.get("update_norm")),
             ("non-zero in B", f"{receipt['nonzero_b']:.0%}" if "nonzero_b" in receipt else None),

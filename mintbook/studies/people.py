@@ -54,9 +54,7 @@ def load_people() -> dict[str, Person]:
     return {
         name: Person(
             name,
-            tuple(
-                Fact(f["topic"], f["value"], f["answer"], tuple(f["train"]), tuple(f["held_out"])) for f in facts
-            ),
+            tuple(Fact(f["topic"], f["value"], f["answer"], tuple(f["train"]), tuple(f["held_out"])) for f in facts),
         )
         for name, facts in data.items()
     }
@@ -77,7 +75,8 @@ def recall_card(fleet: Fleet, people: dict[str, Person]) -> Card:
     """Return who recalls what: the base and every person's adapter, asked about everybody, in one mixed batch."""
     scores = recall_scores(fleet, people, [None, *people])
     rows = [
-        [one, *(f"{scores[one, name].right} of {scores[one, name].asked}" for name in people)] for one in ("base", *people)
+        [one, *(f"{scores[one, name].right} of {scores[one, name].asked}" for name in people)]
+        for one in ("base", *people)
     ]
     columns = ("who answers", *(f"{name}'s facts" for name in people))
     return Card("Who knows what", "held-out questions recalled", [Table(columns, rows)])

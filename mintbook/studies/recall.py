@@ -38,7 +38,9 @@ def study_people(*, seeds: int, out: Path) -> Table:
                 write_record(out / "people.json", protocol=PEOPLE_PROTOCOL, rows=rows)
                 print(rows[-1], flush=True)
     columns = tuple(rows[0])
-    table = Table(columns, [[row[c] for c in columns] for row in rows], caption="Private facts and their cost, over seeds")
+    table = Table(
+        columns, [[row[c] for c in columns] for row in rows], caption="Private facts and their cost, over seeds"
+    )
     print(table.text(width=120))
     return table
 

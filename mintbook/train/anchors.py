@@ -20,7 +20,7 @@ from mintbook.model.batch import NO_ADAPTER
 from mintbook.model.renderer import Renderer
 from mintbook.train.examples import Example
 
-ANSWER_TOKENS = 24
+ANSWER_TOKENS = 12
 TOP = 64
 GROUP = 8
 
@@ -98,7 +98,9 @@ def _anchors(pairs: list[tuple[list[int], list[int]]], ids: Tensor, logprobs: Te
     lengths = [len(answer) for _, answer in pairs]
     return [
         Anchor(
-            Example(tokens=(*prompt, *answer), mask=(False,) * len(prompt) + (True,) * len(answer)), top_ids, top_logprobs
+            Example(tokens=(*prompt, *answer), mask=(False,) * len(prompt) + (True,) * len(answer)),
+            top_ids,
+            top_logprobs,
         )
         for (prompt, answer), top_ids, top_logprobs in zip(
             pairs, torch.split(ids, lengths), torch.split(logprobs, lengths), strict=True

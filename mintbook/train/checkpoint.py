@@ -48,7 +48,9 @@ class TrainingState:
             "unimproved": self.unimproved,
         }
         beside = path.with_suffix(f".{os.getpid()}.tmp")
-        save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, beside, {"state": json.dumps(numbers)})
+        save_file(
+            {k: t.detach().cpu().contiguous() for k, t in tensors.items()}, beside, {"state": json.dumps(numbers)}
+        )
         with beside.open("rb") as file:
             os.fsync(file.fileno())
         beside.rename(path)
@@ -66,7 +68,9 @@ class TrainingState:
                 numbers: dict[str, Any] = json.loads(file.metadata()["state"])
                 tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise CorruptStore(f"The training state {path} cannot be read: {error}. Train from a revision instead.") from error
+            raise CorruptStore(
+                f"The training state {path} cannot be read: {error}. Train from a revision instead."
+            ) from error
         return cls(
             page=page.like(tensors["master"]),
             optimizer=AdamW(tensors["first"], tensors["second"], numbers["optimizer_steps"]),

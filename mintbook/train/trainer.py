@@ -59,7 +59,9 @@ class Trainer:
     computes with exactly the numbers that a served revision has.
     """
 
-    def __init__(self, engine: Engine, slot: int, state: TrainingState, config: TrainConfig, data: TrainingData) -> None:
+    def __init__(
+        self, engine: Engine, slot: int, state: TrainingState, config: TrainConfig, data: TrainingData
+    ) -> None:
         if not data.train:
             raise DataError("There is nothing to train on: no example has a target token.")
         self.engine = engine

@@ -60,7 +60,9 @@ def test_logprobs_are_those_of_the_whole_distribution(engine: Engine) -> None:
 def test_a_seed_gives_the_same_sample_whatever_shares_the_batch(engine: Engine) -> None:
     request = ask(engine, "hello", max_tokens=12, temperature=1.0, seed=7)
     alone = engine.submit(request).result().tokens
-    others = [engine.submit(ask(engine, text, max_tokens=12, temperature=1.0, seed=i)) for i, text in enumerate(PROMPTS)]
+    others = [
+        engine.submit(ask(engine, text, max_tokens=12, temperature=1.0, seed=i)) for i, text in enumerate(PROMPTS)
+    ]
     again = engine.submit(request).result().tokens
     assert again == alone
     assert len({g.result().tokens for g in others}) > 1
@@ -129,7 +131,9 @@ def test_calls_run_between_steps_and_their_errors_come_back(engine: Engine) -> N
     assert isinstance(long.result(), Completion)
 
 
-def test_a_failing_step_fails_its_requests_and_the_loop_lives_on(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_step_fails_its_requests_and_the_loop_lives_on(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ended = threading.Event()
     with monkeypatch.context() as patch:
         patch.setattr(engine.model, "logits", lambda *_: 1 / 0)

@@ -22,7 +22,8 @@ def test_greedy_takes_the_first_of_equals() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "allowed"), [({"top_k": 2}, {0, 1}), ({"top_p": 0.5}, {0}), ({"top_p": 0.71}, {0, 1, 2}), ({"top_k": 3, "top_p": 0.6}, {0, 1})]
+    ("options", "allowed"),
+    [({"top_k": 2}, {0, 1}), ({"top_p": 0.5}, {0}), ({"top_p": 0.71}, {0, 1, 2}), ({"top_k": 3, "top_p": 0.6}, {0, 1})],
 )
 def test_cuts_keep_exactly_the_likeliest(options: dict[str, float], allowed: set[int]) -> None:
     assert set(draws(300, **options)) == allowed

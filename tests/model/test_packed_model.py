@@ -177,7 +177,12 @@ def test_the_bank_says_when_it_is_full_and_reuses_freed_rows(model: PackedModel)
 
 def test_an_adapter_of_another_base_is_refused(model: PackedModel) -> None:
     page = random_page(model, 2, 0)
-    other = Page(page.tensor, tuple(type(s)(f"other.{s.name}", s.in_features, s.out_features) for s in page.sites), page.ranks, page.scales)
+    other = Page(
+        page.tensor,
+        tuple(type(s)(f"other.{s.name}", s.in_features, s.out_features) for s in page.sites),
+        page.ranks,
+        page.scales,
+    )
     before = model.bank.free_rows
     with pytest.raises(TargetError, match="lacks"):
         model.bank.load(other)

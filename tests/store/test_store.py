@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +11,13 @@ import torch
 
 from mintbook.errors import (
     BaseMismatch,
-    CorruptStore,
     FormatError,
     InvalidReference,
     RecordExists,
     StoreError,
-    StoreUnsupported,
     UnknownReference,
 )
-from mintbook.store import filesystem
 from mintbook.store.commit import Draft
-from mintbook.store.schema import FORMAT
 from mintbook.store.store import Store
 
 Teach = Callable[..., Any]
@@ -31,12 +25,6 @@ Teach = Callable[..., Any]
 
 def files_in(store: Store) -> list[Path]:
     return [path for folder in ("blobs", "incoming") for path in (store.path / folder).rglob("*") if path.is_file()]
-
-
-def flip_a_bit(path: Path, at: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[at] ^= 1
-    path.write_bytes(content)
 
 
 def test_a_revision_holds_what_was_committed(store: Store, made: Any, tmp_path: Path) -> None:
@@ -261,91 +249,6 @@ def test_pointers_only_point_at_revisions(store: Store, teach: Teach, number: An
     assert store.alias_history("alice")[1:] == []
 
 
-def test_a_flipped_bit_anywhere_is_found_and_the_file_named(store: Store, teach: Teach, tmp_path: Path) -> None:
-    state = tmp_path / "state"
-    state.write_bytes(b"moments")
-    revision = teach(0, state=state)
-    blob = store._blobs.path(revision.blob)
-    for at in range(0, blob.stat().st_size, 7):
-        flip_a_bit(blob, at)
-        with pytest.raises(CorruptStore, match=str(blob)):
-            store.page(revision)
-        flip_a_bit(blob, at)
-    store.page(revision)
-    flip_a_bit(blob, -1)
-    kept = store.state_path(revision)
-    assert kept is not None
-    flip_a_bit(kept, 0)
-    with pytest.raises(CorruptStore, match=str(kept)):
-        store.state_path(revision)
-    assert [problem.reference for problem in store.verify()] == ["alice@1", "alice@1"]
-    assert [problem.message.split()[0] for problem in store.verify(revision)] == [f"{blob},", f"{kept},"]
-
-
-def test_a_header_that_lies_is_found_without_the_hash_of_the_file(store: Store, teach: Teach) -> None:
-    revision = teach(0)
-    blob = store._blobs.path(revision.blob)
-    blob.write_bytes(blob.read_bytes().replace(b'\\"sites\\"', b'\\"sitez\\"'))
-    with pytest.raises(CorruptStore, match=str(blob)):
-        store.page(revision, verify=False)
-
-
-def test_a_missing_file_is_found(store: Store, teach: Teach) -> None:
-    revision = teach(0)
-    store._blobs.path(revision.blob).unlink()
-    for verify in (True, False):
-        with pytest.raises(CorruptStore, match="missing"):
-            store.page(revision, verify=verify)
-    assert "missing" in store.verify()[0].message
-
-
-def test_a_row_that_names_another_revisions_file_is_found(store: Store, teach: Teach) -> None:
-    first, second = teach(0), teach(1)
-    with pytest.raises(CorruptStore, match="does not hold the weights of alice@1"):
-        store.page(replace(first, blob=second.blob))
-    with store._database.transaction() as connection:
-        connection.execute("UPDATE revision SET blob = ? WHERE number = 1", (second.blob,))
-    assert [problem.reference for problem in store.verify()] == ["alice@1"]
-
-
-@pytest.mark.parametrize("column", ["manifest", "weights_digest"])
-def test_a_changed_row_is_found(store: Store, teach: Teach, column: str) -> None:
-    teach(0)
-    with store._database.transaction() as connection:
-        connection.execute(f"UPDATE revision SET {column} = replace({column}, 'a', 'b')")
-    with pytest.raises(CorruptStore, match="alice@1"):
-        store.resolve("alice")
-    assert [problem.reference for problem in store.verify()] == ["alice@1"]
-
-
-def test_a_damaged_database_is_called_so(store: Store, teach: Teach) -> None:
-    teach(0)
-    store.close()
-    file = store.path / "store.sqlite"
-    file.write_bytes(b"garbage" + file.read_bytes()[7:])
-    with pytest.raises(CorruptStore, match=str(file)):
-        Store.open(store.path)
-
-
-def test_strays_are_collected_and_nothing_else(store: Store, teach: Teach, tmp_path: Path) -> None:
-    state = tmp_path / "state"
-    state.write_bytes(b"moments")
-    revision = teach(0, state=state)
-    run = store.start_run("train", "alice", {})
-    stray = store._blobs.path("ab" * 32)
-    stray.parent.mkdir(exist_ok=True)
-    half = store.path / "incoming" / "half"
-    orphan = store.path / "runs" / "20200101-000000-0000"
-    orphan.mkdir()
-    for path in (stray, half):
-        path.write_bytes(b"")
-    assert store.collect_strays() == []
-    assert sorted(store.collect_strays(min_age_s=0)) == sorted([stray, half, orphan])
-    assert not stray.exists() and not half.exists() and not orphan.exists()
-    assert store.run_folder(run.id).is_dir()
-    assert store.verify(revision) == [] and store.state_path(revision) is not None
-
-
 def test_threads_share_a_store(store: Store, made: Any) -> None:
     def work(worker: int) -> None:
         for turn in range(5):
@@ -357,52 +260,3 @@ def test_threads_share_a_store(store: Store, made: Any) -> None:
         list(pool.map(work, range(4)))
     assert [revision.number for revision in store.revisions("alice")] == list(range(1, 21))
     assert store.verify() == []
-
-
-def test_a_newer_format_is_refused_unchanged(store: Store) -> None:
-    store.close()
-    file = store.path / "store.sqlite"
-    connection = sqlite3.connect(file)
-    connection.execute(f"PRAGMA user_version = {FORMAT + 1}")
-    connection.close()
-    before = file.read_bytes()
-    with pytest.raises(StoreUnsupported, match=f"format {FORMAT + 1}.*Update mintbook"):
-        Store.open(store.path)
-    assert file.read_bytes() == before
-
-
-def test_another_programs_database_is_refused_unchanged(tmp_path: Path) -> None:
-    file = tmp_path / "store.sqlite"
-    connection = sqlite3.connect(file)
-    connection.execute("CREATE TABLE theirs (x)")
-    connection.close()
-    before = file.read_bytes()
-    with pytest.raises(StoreUnsupported, match="another program"):
-        Store.open(tmp_path)
-    assert file.read_bytes() == before
-
-
-@pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs", "lustre"])
-def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    shared = tmp_path / "a share"
-    mounts = tmp_path / "mounts"
-    point = str(shared).replace(" ", "\\040")
-    mounts.write_text(f"/dev/sda / ext4 rw 0 0\nserver:/x {point} {kind} rw 0 0\n")
-    monkeypatch.setattr(filesystem.network_type, "__defaults__", (mounts,))
-    with pytest.raises(StoreUnsupported, match=f"network file system \\({kind}\\)"):
-        Store.open(shared / "store")
-    assert not (shared / "store" / "store.sqlite").exists()
-    Store.open(tmp_path / "a share beside").close()
-
-
-def test_the_last_of_two_mounts_on_one_point_counts(tmp_path: Path) -> None:
-    mounts = tmp_path / "mounts"
-    mounts.write_text(f"server:/x {tmp_path} nfs rw 0 0\n/dev/sdb {tmp_path} ext4 rw 0 0\n")
-    assert filesystem.network_type(tmp_path, mounts) is None
-    assert filesystem.network_type(tmp_path, tmp_path / "absent") is None
-
-
-def test_a_file_where_the_folder_should_be_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "store").write_text("")
-    with pytest.raises(StoreUnsupported, match="cannot hold a store"):
-        Store.open(tmp_path / "store")

@@ -53,12 +53,19 @@ def fresh(engine: Engine, rank: int = 4) -> TrainingState:
 
 
 def train(
-    engine: Engine, state: TrainingState, path: Path, config: TrainConfig, stop_at: int = 10**9, given: TrainingData | None = None
+    engine: Engine,
+    state: TrainingState,
+    path: Path,
+    config: TrainConfig,
+    stop_at: int = 10**9,
+    given: TrainingData | None = None,
 ) -> list[StepReport]:
     slot = engine.call(lambda model: model.bank.load(state.page))
     reports: list[StepReport] = []
     try:
-        Trainer(engine, slot, state, config, given or data(engine)).run(path, lambda: len(reports) >= stop_at, reports.append)
+        Trainer(engine, slot, state, config, given or data(engine)).run(
+            path, lambda: len(reports) >= stop_at, reports.append
+        )
     finally:
         engine.call(lambda model: model.bank.free(slot))
     return reports
@@ -94,7 +101,11 @@ def test_accumulated_passes_make_the_step_of_one_big_batch(engine: Engine, tmp_p
     big, small = fresh(engine), fresh(engine)
     whole = train(engine, big, tmp_path / "a.safetensors", TrainConfig(**{**shared, "batch_size": 4}), given=given)
     parts = train(
-        engine, small, tmp_path / "b.safetensors", TrainConfig(**{**shared, "batch_size": 2, "accumulation": 2}), given=given
+        engine,
+        small,
+        tmp_path / "b.safetensors",
+        TrainConfig(**{**shared, "batch_size": 2, "accumulation": 2}),
+        given=given,
     )
     assert parts[0].loss == pytest.approx(whole[0].loss, rel=1e-5)
     assert parts[0].grad_norm == pytest.approx(whole[0].grad_norm, rel=1e-4)
@@ -118,7 +129,15 @@ def test_a_stopped_run_resumes_with_the_same_bits(engine: Engine, tmp_path: Path
 
 def test_early_stopping_returns_the_best_weights(engine: Engine, tmp_path: Path) -> None:
     config = TrainConfig(
-        **{**FAST, "steps": 200, "learning_rate": 5e-2, "validation": 0.2, "validate_every": 2, "patience": 2, "anchor": 0.0}
+        **{
+            **FAST,
+            "steps": 200,
+            "learning_rate": 5e-2,
+            "validation": 0.2,
+            "validate_every": 2,
+            "patience": 2,
+            "anchor": 0.0,
+        }
     )
     state = fresh(engine)
     reports = train(engine, state, tmp_path / "a.safetensors", config)
@@ -163,7 +182,9 @@ def test_adamw_is_torchs_adamw() -> None:
     theirs = ours.clone().requires_grad_()
     config = TrainConfig(weight_decay=0.1)
     state = AdamW.fresh(ours)
-    reference = torch.optim.AdamW([theirs], lr=1e-2, betas=(config.beta1, config.beta2), eps=config.eps, weight_decay=0.1)
+    reference = torch.optim.AdamW(
+        [theirs], lr=1e-2, betas=(config.beta1, config.beta2), eps=config.eps, weight_decay=0.1
+    )
     for _ in range(5):
         grad = torch.randn(3, 5, generator=generator)
         state.step(ours, grad, config, 1e-2)

@@ -50,10 +50,14 @@ class Adapter(Shown):
         return self._runtime.store.revisions(self.name)
 
     def revision(self, reference: str = "") -> Revision:
-        """Return one revision: ``""`` the head, ``"@3"`` a number, ``"@prod"`` an alias; raise `UnknownReference` otherwise."""
+        """Return one revision: ``""`` the head, ``"@3"`` a number, ``"@prod"`` an alias.
+
+        Raises `UnknownReference` otherwise.
+        """
         if reference and not reference.startswith("@"):
             raise UnknownReference(
-                f"{reference!r} does not name a revision of {self.name}. Write '@3' for a number or '@prod' for an alias."
+                f"{reference!r} does not name a revision of {self.name}. "
+                "Write '@3' for a number or '@prod' for an alias."
             )
         if not reference and self.record.head is None:
             raise UnknownReference(
@@ -73,9 +77,9 @@ class Adapter(Shown):
     def train(self, examples: ExampleSource, *, background: bool = False, **options: Any) -> Run[Revision]:
         """Train on examples from the head on, with its optimizer state, and commit the result as the next revision.
 
-        ``examples``: dicts with ``messages`` or with ``prompt`` and ``completion``, pairs, a JSONL file, a polars frame or a
-        datasets object. ``options`` are the fields of `TrainConfig`. Waits and shows progress, unless ``background``;
-        the returned run has the metrics and its ``result()`` is the revision.
+        ``examples``: dicts with ``messages`` or with ``prompt`` and ``completion``, pairs, a JSONL file, a polars frame
+        or a datasets object. ``options`` are the fields of `TrainConfig`. Waits and shows progress, unless
+        ``background``; the returned run has the metrics and its ``result()`` is the revision.
         """
         config = TrainConfig.from_options(**options)
         run = start_training(self._runtime, self.record, self.examples(examples, max_length=config.max_length), config)
@@ -91,12 +95,18 @@ class Adapter(Shown):
         return run
 
     def generate(self, prompt: Prompt, *, at: str = "", **options: Any) -> Completion:
-        """Answer a prompt with the head, or with the revision ``at`` (``"@2"``, ``"@prod"``); ``options`` as in `SampleConfig`."""
+        """Answer a prompt with the head, or with the revision ``at`` (``"@2"``, ``"@prod"``).
+
+        ``options`` are as in `SampleConfig`.
+        """
         sampling = SampleConfig.from_options(**options)
         return self._runtime.complete([(self.revision(at), prompt)], sampling)[0]
 
     def stream(self, prompt: Prompt, *, at: str = "", **options: Any) -> Generation:
-        """Return the answer in the making: iterate it for chunks of text, or ``cancel()`` it; ``options`` as in `SampleConfig`."""
+        """Return the answer in the making: iterate it for chunks of text, or ``cancel()`` it.
+
+        ``options`` are as in `SampleConfig`.
+        """
         return self._runtime.submit(self.revision(at), prompt, SampleConfig.from_options(**options))
 
     def diff(
@@ -108,8 +118,9 @@ class Adapter(Shown):
     ) -> Diff:
         """Say what changed, in weights and in behaviour.
 
-        ``diff()`` compares the base with the head, ``diff(b)`` or ``diff("@1")`` the head with it, ``diff("@1", "@2")`` the
-        first with the second. ``probes`` are the questions on which behaviour is compared; an empty list compares weights only.
+        ``diff()`` compares the base with the head, ``diff(b)`` or ``diff("@1")`` the head with it, ``diff("@1", "@2")``
+        the first with the second. ``probes`` are the questions on which behaviour is compared; an empty list compares
+        weights only.
         """
         if first is None and second is None:
             return compare(self._runtime, None, self.revision(), probes)
@@ -122,8 +133,8 @@ class Adapter(Shown):
     ) -> Evaluation:
         """Ask questions of the head (or ``at``) and measure what it cost the base.
 
-        ``questions`` is one set, or sets by name. ``cost`` adds general questions that the base answers, and the perplexity
-        of held-out prose; both ship with mintbook.
+        ``questions`` is one set, or sets by name. ``cost`` adds general questions that the base answers, and the
+        perplexity of held-out prose; both ship with mintbook.
         """
         sets = questions if isinstance(questions, Mapping) else {"asked": questions} if questions else {}
         return assess(self._runtime, self.revision(at), sets, cost=cost)

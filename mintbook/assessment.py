@@ -21,8 +21,8 @@ def assess(
 ) -> Evaluation:
     """Ask a revision sets of questions, greedily and in shared batches.
 
-    With ``cost``, the general questions and the prose that ship with mintbook are put to the base and to the revision, to
-    say what is kept of the base. What the base itself answers is asked once per session.
+    With ``cost``, the general questions and the prose that ship with mintbook are put to the base and to the revision,
+    to say what is kept of the base. What the base itself answers is asked once per session.
     """
     base = runtime.base
     subject = Subject(

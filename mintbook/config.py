@@ -54,7 +54,8 @@ class LoraConfig(_Config):
     alpha: float = 2.0
     alpha_rule: AlphaRule = "constant"
     targets: str | tuple[str, ...] = "all-linear"
-    """``"all-linear"`` (attention and MLP, not the unembedding), ``"attention"``, ``"mlp"``, or last parts of module names."""
+    """``"all-linear"`` (attention and MLP, not the unembedding), ``"attention"``, ``"mlp"``,
+    or last parts of module names."""
     init: Init = "orthonormal"
     """``orthonormal``: B = 0 and A with orthonormal rows; ``peft``: B = 0 and A Kaiming-uniform, as PEFT starts."""
     seed: int = 0

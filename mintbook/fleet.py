@@ -51,9 +51,10 @@ class Fleet(Shown):
     def generate(self, asks: Sequence[tuple[Adapter | str | None, Prompt]], **options: Any) -> list[Completion]:
         """Answer prompts for many adapters in shared batches.
 
-        An ask is (adapter or reference, prompt): ``("alice", p)``, ``("bob@3", p)``, and ``(None, p)`` for the plain base.
-        ``options`` are the fields of `SampleConfig`; ``seed`` counts up from the given one, ask by ask. Every answer says in
-        ``.revision`` which revision gave it. Raises `UnknownReference` before anything runs when a reference names nothing.
+        An ask is (adapter or reference, prompt): ``("alice", p)``, ``("bob@3", p)``, and ``(None, p)`` for the plain
+        base. ``options`` are the fields of `SampleConfig`; ``seed`` counts up from the given one, ask by ask. Every
+        answer says in ``.revision`` which revision gave it. Raises `UnknownReference` before anything runs when a
+        reference names nothing.
         """
         sampling = SampleConfig.from_options(**options)
         configs = [SampleConfig(**{**sampling.to_dict(), "seed": sampling.seed + i}) for i in range(len(asks))]
@@ -65,11 +66,12 @@ class Fleet(Shown):
         if not count:
             return Card("Fleet", "no adapters yet", [Note("Make one with session.adapter('name').")])
         bank = self._runtime.engine.model.bank
+        loaded = len(self._runtime.residency.resident_digests())
         facts = [
             ("adapters", number_text(count)),
             (
                 "loaded now",
-                f"{len(self._runtime.residency.resident_digests())} revisions, {bytes_text(bank.used_bytes)}",
+                f"{loaded} revision{'s' * (loaded != 1)}, {bytes_text(bank.used_bytes)}",
             ),
             ("free rank-rows", f"{number_text(bank.free_rows)} of {number_text(bank.rows)}"),
         ]

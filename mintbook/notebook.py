@@ -16,10 +16,10 @@ CELL_TIMEOUT_S = 1200
 
 
 def execute_notebook(notebook: Path, out: Path) -> Path:
-    """Run every cell in a fresh kernel, print the notebook's text and outputs as they come, and save it as an HTML page.
+    """Run every cell in a fresh kernel, print text and outputs as they come, and save the notebook as an HTML page.
 
-    Prints the wall time and the kernel's peak memory. Raises `ConfigError` when there is no such notebook, and `RunFailed`
-    when a cell fails; the page with the cells so far is saved then too.
+    Prints the wall time and the kernel's peak memory. Raises `ConfigError` when there is no such notebook, and
+    `RunFailed` when a cell fails; the page with the cells so far is saved then too.
     """
     if not notebook.is_file():
         raise ConfigError(
@@ -51,7 +51,8 @@ def execute_notebook(notebook: Path, out: Path) -> Path:
     seconds = time.monotonic() - began
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     print(
-        f"\n{notebook.name}: {seconds_text(seconds)} wall time, {bytes_text(peak)} peak memory of the kernel.\nPage: {page}"
+        f"\n{notebook.name}: {seconds_text(seconds)} wall time, {bytes_text(peak)} peak memory of the kernel."
+        f"\nPage: {page}"
     )
     return page
 

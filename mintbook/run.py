@@ -107,8 +107,8 @@ class Run(Shown, Generic[T]):
     def wait(self, timeout: float | None = None) -> T:
         """Show progress until the run ends and return its result.
 
-        Raises `RunFailed` (with the cause) or `RunStopped`, and `TimeoutError` after ``timeout`` seconds; the run goes on
-        then. A keyboard interrupt stops the run, waits for its state to be saved, and is raised again.
+        Raises `RunFailed` (with the cause) or `RunStopped`, and `TimeoutError` after ``timeout`` seconds; the run goes
+        on then. A keyboard interrupt stops the run, waits for its state to be saved, and is raised again.
         """
         until = None if timeout is None else time.monotonic() + timeout
         with Live() as live:
@@ -121,7 +121,9 @@ class Run(Shown, Generic[T]):
                 self.stop()
                 self._ended.wait()
                 live.close(self.card, self._line)
-                raise
+                raise KeyboardInterrupt(
+                    f"{self.title} was stopped. {self._error or 'It had ended just before.'}"
+                ) from None
             live.close(self.card, self._line)
         return self.result()
 

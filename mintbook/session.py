@@ -170,15 +170,21 @@ class Session(Shown):
         blocks: list[Block] = [
             Facts(
                 [
-                    ("base", f"{self.base.name}, {number_text(self.base.parameters)} parameters"),
-                    ("memory", f"{bytes_text(self.base.bytes)} base, counted once for all adapters"),
                     ("adapters", f"{number_text(len(self.fleet))} in {self.store.path}"),
+                    ("memory", self._memory()),
                     ("LoRA kernels", f"{kernel.name}: {kernel.reason}"),
                 ]
             ),
             *self.base.card().blocks,
         ]
         return Card("Session", f"over {self.base.name}", blocks, badge=str(self.base.device))
+
+    def _memory(self) -> str:
+        bank, cache = self.engine.model.bank, self.engine.cache
+        return (
+            f"{bytes_text(self.base.bytes)} base, counted once; {bytes_text(bank.used_bytes)} loaded adapters; "
+            f"{bytes_text(cache.used_bytes)} KV cache in use"
+        )
 
     def _check(self, name: str, digest: str, base_name: str, lora: LoraConfig, options: dict[str, Any]) -> None:
         if digest != self.base.digest:
@@ -190,7 +196,8 @@ class Session(Shown):
         if asked != lora:
             other = ", ".join(f"{k}={getattr(lora, k)!r}" for k in options if getattr(asked, k) != getattr(lora, k))
             raise ConfigError(
-                f"{name} exists with {other}; a record's shape does not change. Leave the options out, or use another name."
+                f"{name} exists with {other}; a record's shape does not change. "
+                "Leave the options out, or use another name."
             )
 
     def __enter__(self) -> Self:

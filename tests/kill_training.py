@@ -1,4 +1,7 @@
-"""A training in a process of its own, to be killed: ``python kill_training.py BASE STORE NAME``; resumes when it can."""
+"""A training in a process of its own, to be killed: ``python kill_training.py BASE STORE NAME``.
+
+Resumes when it can.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 FILE_LINES = 400
 FUNCTION_LINES = 60
 PARAMETERS = 7
-DRAWERS = {"utils", "util", "common", "helpers", "helper", "manager", "misc", "base2"}
+DRAWERS = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
 LEFT_OVER = re.compile(r"\b(TODO|FIXME)\b")
 
 

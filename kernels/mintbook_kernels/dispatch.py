@@ -44,7 +44,7 @@ def backend(device: torch.device | str, requested: str | None = None) -> Backend
         by = "the caller" if requested else f"{VARIABLE}={asked}"
         return _requested(asked, by, device)
     if device.type != "cuda":
-        return Backend("cpu", f"plain torch, because Triton compiles for no {device.type} device")
+        return Backend("cpu", f"plain torch: Triton has no {device.type} target")
     missing = _why_no_triton()
     if missing is None:
         return Backend("triton", f"{device.type} device, and Triton can be imported")

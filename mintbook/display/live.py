@@ -29,6 +29,7 @@ class Live:
         self._handle: Any = None
         self._notebook = _in_notebook()
         self._wrote_line = False
+        self._passing = False
 
     def __enter__(self) -> Self:
         return self
@@ -36,6 +37,8 @@ class Live:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._passing and self._handle is not None:
+            self._replace("")
         self._end_line()
 
     def show(self, card: Callable[[], Card], line: Callable[[], str]) -> None:
@@ -46,7 +49,7 @@ class Live:
             return
         self._last = now
         if self._notebook:
-            self._replace(card())
+            self._replace(card().html())
         elif sys.stderr.isatty():
             sys.stderr.write(f"\r\x1b[2K{line()[:100]}")
             sys.stderr.flush()
@@ -55,23 +58,24 @@ class Live:
             sys.stderr.write(f"{line()}\n")
 
     def line(self, what: str, share: float | None = None) -> None:
-        """Show one line of text, with a percentage where a share of the work is known."""
+        """Show one line of text, with a percentage where a share of the work is known; it goes when the block ends."""
         text = what if share is None else f"{what}: {share:.0%}"
+        self._passing = True
         self.show(lambda: Card(text), lambda: text)
 
     def close(self, card: Callable[[], Card], line: Callable[[], str]) -> None:
         """Show the last state, which stays."""
         if self._notebook and self._handle is not None:
-            self._replace(card())
+            self._replace(card().html())
         self._end_line()
 
-    def _replace(self, card: Card) -> None:
+    def _replace(self, html: str) -> None:
         from IPython.display import HTML, display
 
         if self._handle is None:
-            self._handle = display(HTML(card.html()), display_id=True)
+            self._handle = display(HTML(html), display_id=True)
         else:
-            self._handle.update(HTML(card.html()))
+            self._handle.update(HTML(html))
 
     def _end_line(self) -> None:
         if self._wrote_line:

@@ -73,8 +73,9 @@ class Engine:
         needed = self.scheduler.needed_tokens(generation)
         if needed > self.cache.capacity_tokens:
             raise CapacityError(
-                f"A prompt of {len(request.tokens)} tokens with max_tokens={request.sampling.max_tokens} needs {needed} "
-                f"KV-cache tokens; the cache has {self.cache.capacity_tokens}. Shorten it, or open the session with more kv_tokens."
+                f"A prompt of {len(request.tokens)} tokens with max_tokens={request.sampling.max_tokens} needs "
+                f"{needed} KV-cache tokens; the cache has {self.cache.capacity_tokens}. "
+                "Shorten it, or open the session with more kv_tokens."
             )
         if not request.tokens:
             raise ConfigError("The prompt has no tokens. Give at least one.")
@@ -85,7 +86,10 @@ class Engine:
         return generation
 
     def logits(self, sequences: Sequence[Sequence[int]], slots: Sequence[int], *, start: Sequence[int]) -> list[Tensor]:
-        """Return each sequence's logits ``[n - start, V]`` in fp32 for rows ``start`` to the last, in one packed forward."""
+        """Return each sequence's logits ``[n - start, V]`` in fp32, in one packed forward.
+
+        The rows are ``start`` to the last.
+        """
         pieces = [Piece(tokens, slot=slot) for tokens, slot in zip(sequences, slots, strict=True)]
 
         def work(model: PackedModel) -> list[Tensor]:

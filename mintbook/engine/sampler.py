@@ -17,7 +17,8 @@ def choose(
 
     Temperature 0 takes the largest logit, the first of equals. Otherwise one token is drawn from softmax(logits / T)
     cut to the top k and then to the smallest set of probability top_p (Holtzman et al. 2020), with the row's own
-    generator: a draw does not depend on the other rows. The log-probability is that of the whole, unscaled distribution.
+    generator: a draw does not depend on the other rows. The log-probability is that of the whole, unscaled
+    distribution.
     """
     greedy = logits.argmax(dim=-1).tolist()
     chosen = []

@@ -72,10 +72,11 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, scaling: float | None) -> Tensor:
 
 
 def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
-    """Whole-sequence causal attention as two products and an fp32 softmax; the query heads of a key head share a product.
+    """Whole-sequence causal attention as two products and an fp32 softmax.
 
-    For training on a CPU, where the backward of torch's fused attention is slow on short sequences: a step of 16
-    sequences and 805 tokens on the default base fell from 3.05 to 2.37 CPU-seconds (bf16, one thread, AMX).
+    The query heads of a key head share a product. For training on a CPU, where the backward of torch's fused attention
+    is slow on short sequences: a step of 16 sequences and 805 tokens on the default base fell from 3.05 to 2.37
+    CPU-seconds (bf16, one thread, AMX).
     """
     heads, new, size = q.shape[1:]
     shared = k.shape[1]

@@ -81,8 +81,10 @@ class Base(Shown):
             ("digest", short_digest(self.digest)),
             (
                 "packed against padded",
-                f"differs by {max(self.fidelity.prefill, self.fidelity.decode):.1e} of the largest logit "
-                f"(allowed {self.fidelity.tolerance:.0e})",
+                (
+                    f"differs by {max(self.fidelity.prefill, self.fidelity.decode):.1e} of the largest logit "
+                    f"(allowed {self.fidelity.tolerance:.0e})"
+                ),
             ),
         ]
         if "package" in self.source:
@@ -148,7 +150,8 @@ def _resolve(source: str | Path) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise BaseUnavailable(
             f"{str(source)!r} is no folder here and could not be had from the hub ({type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'no reason given'}). Check the id and the network, or give a model folder."
+            f"{str(error).splitlines()[0] if str(error) else 'no reason given'}). "
+            "Check the id and the network, or give a model folder."
         ) from error
 
 

@@ -54,7 +54,8 @@ def _weights_digest(folder: Path) -> str:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise BaseUnavailable(
-            f"{folder} has no *.safetensors file. mintbook reads weights from safetensors only; convert the model first."
+            f"{folder} has no *.safetensors file. "
+            "mintbook reads weights from safetensors only; convert the model first."
         )
     tensors = {tensor.name: tensor for file in files for tensor in _tensors(file)}
     sha = hashlib.sha256()

@@ -48,7 +48,8 @@ def check_fidelity(model: nn.Module, vocabulary: int) -> Fidelity:
     if not worst <= fidelity.tolerance:
         raise BaseUnsupported(
             f"The packed forward of this {type(model).__name__} differs from its ordinary one by {worst:.2g} of the "
-            f"largest logit; at most {fidelity.tolerance:.0e} is allowed. Its attention or positions are not plain causal."
+            f"largest logit; at most {fidelity.tolerance:.0e} is allowed. "
+            "Its attention or positions are not plain causal."
         )
     return fidelity
 

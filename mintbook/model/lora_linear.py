@@ -40,7 +40,10 @@ class AdapterPort:
 
 
 class LoraLinear(nn.Module):
-    """``y[t] = W x[t] + s · B (A x[t])`` with the factors of row t's slot; rows of slot −1 are the base's, bit for bit."""
+    """``y[t] = W x[t] + s · B (A x[t])`` with the factors of row t's slot.
+
+    Rows of slot −1 are the base's, bit for bit.
+    """
 
     def __init__(self, linear: nn.Linear, index: int, port: AdapterPort) -> None:
         super().__init__()

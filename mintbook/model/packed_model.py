@@ -58,7 +58,10 @@ class PackedModel:
             return self._forward(batch, keep)
 
     def backward(self, batch: PackedBatch, keep: Tensor, grads: GradientPage, loss_of: LossOf) -> Tensor:
-        """Run a forward, ``loss_of(logits [K, V])`` and its backward; add to ``grads``, in place, and return the loss."""
+        """Run a forward, ``loss_of(logits [K, V])`` and its backward, and return the loss.
+
+        Adds to ``grads``, in place.
+        """
         with torch.enable_grad(), self._port.open(self._plan(batch, grads)):
             loss = loss_of(self._forward(batch, keep))
             loss.backward()  # type: ignore[no-untyped-call]

@@ -92,7 +92,8 @@ class SlotBank:
         for site in page.sites:
             if site not in index_of:
                 raise TargetError(
-                    f"The adapter changes {site.name} ({site.in_features} → {site.out_features}), which this base lacks."
+                    f"The adapter changes {site.name} ({site.in_features} → {site.out_features}), "
+                    "which this base lacks."
                 )
         return [index_of[site] for site in page.sites]
 
@@ -118,6 +119,7 @@ class SlotBank:
         if self.rows - at >= count:
             return at
         raise CapacityError(
-            f"No {count} adjacent rank-rows are free in the slot bank ({self.free_rows} of {self.rows} are free in all). "
+            f"No {count} adjacent rank-rows are free in the slot bank "
+            f"({self.free_rows} of {self.rows} are free in all). "
             "Wait for a request to end, or open the session with more slot_rows."
         )

@@ -38,8 +38,8 @@ class Residency:
     def acquire(self, revision: Revision) -> int:
         """Return the revision's slot, leased until `release`; load it first when it is cold.
 
-        Raises `BaseMismatch` when it belongs to another base, `CorruptStore` when its bytes do not match its digest, and
-        `CapacityError` when every slot is leased.
+        Raises `BaseMismatch` when it belongs to another base, `CorruptStore` when its bytes do not match its digest,
+        and `CapacityError` when every slot is leased.
         """
         self.check_base(revision.manifest.base_digest, revision.reference)
         key = revision.weights_digest

@@ -54,7 +54,8 @@ class Page:
             )
         if tuple(self.tensor.shape) != (max(self.ranks), width):
             raise ShapeError(
-                f"The page is {list(self.tensor.shape)}; its sites and ranks ask for {[max(self.ranks), width]} (rank, width)."
+                f"The page is {list(self.tensor.shape)}; "
+                f"its sites and ranks ask for {[max(self.ranks), width]} (rank, width)."
             )
 
     @property
@@ -82,7 +83,10 @@ class Page:
         return replace(self, tensor=tensor)
 
     def weights_digest(self, base_digest: str) -> str:
-        """Return the sha256 over base, sites, ranks, scales and the bytes of the numbers: equal exactly for equal effect."""
+        """Return the sha256 over base, sites, ranks, scales and the bytes of the numbers.
+
+        It is equal exactly for equal effect.
+        """
         sha = hashlib.sha256()
         sha.update(json.dumps({"base": base_digest, **self._layout()}, sort_keys=True).encode())
         sha.update(self.tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)

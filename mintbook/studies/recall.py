@@ -15,20 +15,23 @@ from mintbook.studies.people import Person, load_people, recall_scores
 from mintbook.studies.record import write_record
 
 PEOPLE_PROTOCOL = (
-    "Per seed, alice and bob are trained with the defaults of TrainConfig and LoraConfig on 12 facts x 4 phrasings, then asked "
-    "2 unseen phrasings per fact, greedily; general questions and prose are mintbook's own. The seed is that of A's start, of "
-    "the order of examples and of the anchors."
+    "Per seed, alice and bob are trained with the defaults of TrainConfig and LoraConfig on 12 facts x 4 phrasings, "
+    "then asked 2 unseen phrasings per fact, greedily; general questions and prose are mintbook's own. "
+    "The seed is that of A's start, of the order of examples and of the anchors."
 )
 SUCCESSION_PROTOCOL = (
-    "Alice's 12 facts in five groups (3, 3, 2, 2, 2), one train call each, continuing from the head with its optimizer state; "
-    "after each call the unseen phrasings of every group so far. 'alone': a call sees its own group only; 'repeated': every "
-    "group so far."
+    "Alice's 12 facts in five groups (3, 3, 2, 2, 2), one train call each, continuing from the head with its optimizer "
+    "state; after each call the unseen phrasings of every group so far. 'alone': a call sees its own group only; "
+    "'repeated': every group so far."
 )
 GROUPS = ((0, 3), (3, 6), (6, 8), (8, 10), (10, 12))
 
 
 def study_people(*, seeds: int, out: Path) -> Table:
-    """Train alice and bob over seeds; print and write a row each: recall, what is kept of the base, perplexity, time."""
+    """Train alice and bob over seeds; print and write a row each.
+
+    A row has recall, what is kept of the base, perplexity and time.
+    """
     people = load_people()
     rows: list[dict[str, Any]] = []
     for seed in range(seeds):

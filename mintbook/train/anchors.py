@@ -46,7 +46,10 @@ def anchor_prompts() -> list[str]:
 def load_anchors(
     engine: Engine, renderer: Renderer, cache: Path, say: Callable[[str, float, float], None]
 ) -> list[Anchor]:
-    """Return the anchors of the resident base; they are the base's alone, so they are made once and kept in ``cache``."""
+    """Return the anchors of the resident base.
+
+    They are the base's alone, so they are made once and kept in ``cache``.
+    """
     prompts = anchor_prompts()
     if cache.is_file():
         with safe_open(cache, framework="pt") as file:

@@ -33,7 +33,10 @@ class TrainingState:
     best_page: Page | None = None
 
     def save(self, path: Path) -> None:
-        """Write the state beside ``path``, fsync it and rename it: ``path`` is the old state or the new, never between."""
+        """Write the state beside ``path``, fsync it and rename it.
+
+        So ``path`` is the old state or the new, never between.
+        """
         tensors = {
             "master": self.page.tensor,
             "first": self.optimizer.first,

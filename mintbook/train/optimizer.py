@@ -29,7 +29,10 @@ class AdamW:
         return cls(torch.zeros_like(master), torch.zeros_like(master))
 
     def step(self, master: Tensor, grad: Tensor, config: TrainConfig, learning_rate: float) -> None:
-        """Change ``master`` and the state in place: m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², θ ← θ − η·(m̂/(√v̂+ε) + λθ)."""
+        """Change ``master`` and the state in place.
+
+        m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², θ ← θ − η·(m̂/(√v̂+ε) + λθ).
+        """
         self.steps += 1
         self.first.lerp_(grad, 1 - config.beta1)
         self.second.mul_(config.beta2).addcmul_(grad, grad, value=1 - config.beta2)

@@ -130,8 +130,9 @@ class Trainer:
         norm = clip_(grads.page.tensor, config.clip)
         if not (math.isfinite(task) and math.isfinite(kl) and math.isfinite(norm)):
             raise RunFailed(
-                f"Step {state.step + 1} gave loss {task:.4g}, KL {kl:.4g} and gradient norm {norm:.4g}; the weights are "
-                f"those of step {state.step}. Lower learning_rate (now {config.learning_rate:g}) and resume or start again."
+                f"Step {state.step + 1} gave loss {task:.4g}, KL {kl:.4g} and gradient norm {norm:.4g}; "
+                f"the weights are those of step {state.step}. "
+                f"Lower learning_rate (now {config.learning_rate:g}) and resume or start again."
             )
         rate = learning_rate_at(state.step, config)
         state.optimizer.step(state.page.tensor, grads.page.tensor, config, rate)

@@ -87,8 +87,8 @@ def commit_page(
 ) -> Revision:
     """Make the page in ``slot`` the record's next revision and leave it loaded.
 
-    ``facts`` fill the manifest's fields about how the page came to be, its receipt among them. When the store refuses, it
-    is left as it was.
+    ``facts`` fill the manifest's fields about how the page came to be, its receipt among them. When the store refuses,
+    it is left as it was.
     """
     base = runtime.base
     manifest = Manifest(

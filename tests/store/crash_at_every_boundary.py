@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import add_record, manifest_of, tiny_page
+from tiny_page import add_record, manifest_of, tiny_page
 
 from mintbook.store.commit import Draft
 from mintbook.store.page import Page

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import add_record, manifest_of, tiny_page
+from tiny_page import add_record, manifest_of, tiny_page
 
 from mintbook.errors import RecordExists, RecordLeased, RunError, StoreError
 from mintbook.store.store import Store

@@ -6,11 +6,13 @@ import ast
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import mintbook
+from mintbook.session import Session
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("mintbook", "kernels", "notebooks", "binder", "extensions")
@@ -80,6 +82,16 @@ def test_the_journey_compiles_and_uses_the_front_door() -> None:
     for block in blocks:
         attributes = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Attribute)]
         assert {node.attr for node in attributes if ast.unparse(node.value) == "mb"} <= set(mintbook.__all__)
+
+
+def test_the_journey_runs(
+    open_session: Callable[..., Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mintbook, "Session", open_session)
+    for language, body in FENCE.findall(read("README.md")):
+        if language == "python":
+            exec(compile(body, "README.md", "exec"), {})
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])

@@ -63,7 +63,9 @@ class LoraLinear(nn.Module):
                 y = gathered_lora(y, rows, factors, plan.segments)
             else:
                 grads = plan.grads[self.index] if plan.grads is not None else None
-                y = grouped_lora(y, rows, factors, plan.segments, grads=grads, trigger=plan.trigger)
+                # Only a layer in training starts a gradient: below the lowest of them no backward runs at all.
+                trigger = plan.trigger if grads is not None else None
+                y = grouped_lora(y, rows, factors, plan.segments, grads=grads, trigger=trigger)
         return y.view(*x.shape[:-1], y.shape[-1])
 
 

@@ -7,6 +7,7 @@ import pytest
 from mintbook.errors import TargetError
 from mintbook.model.packed_model import PackedModel
 from mintbook.model.sites import choose_sites, target_names
+from mintbook.store.page import Site
 
 
 def ends(model: PackedModel, targets: str | tuple[str, ...]) -> set[str]:
@@ -26,6 +27,14 @@ def test_groups_and_names(tiny_model: PackedModel) -> None:
 def test_a_target_that_matches_nothing_is_named(tiny_model: PackedModel, target: str) -> None:
     with pytest.raises(TargetError, match="matches no linear layer"):
         choose_sites(tiny_model.sites, ("q_proj", target))
+
+
+def test_the_upper_blocks_are_counted_from_the_top() -> None:
+    sites = [Site(f"model.layers.{i}.{m}", 4, 4) for i in range(30) for m in ("self_attn.q_proj", "mlp.up_proj")]
+    upper = choose_sites(sites, "upper-linear")
+    assert sorted({int(site.name.split(".")[2]) for site in upper}) == list(range(12, 30))
+    assert target_names(sites, upper) == "upper-linear"
+    assert target_names(sites, sites) == "all-linear"
 
 
 @pytest.mark.parametrize("targets", ["all-linear", ("k_proj", "q_proj"), ("model.layers.0.mlp.up_proj",)])

@@ -11,7 +11,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from mintbook.display import Block, Card, Curve, Facts, Note
 from mintbook.display.live import Live
-from mintbook.display.quantity import seconds_text
+from mintbook.display.quantity import Value, seconds_text
 from mintbook.display.shown import Shown
 from mintbook.errors import MintbookError, RunFailed, RunStopped
 from mintbook.events import EventLog, read_events
@@ -44,6 +44,7 @@ class Run(Shown, Generic[T]):
         self._phase_from = 0.0
         self._state: dict[str, Any] = {"done": 0, "total": 0, "note": "starting"}
         self._metrics: list[dict[str, Any]] = []
+        self._facts: list[tuple[str, Value]] = []
 
     def start(self, work: Callable[[Run[T]], T], *, resumed: bool = False) -> Run[T]:
         """Begin ``work(run)`` in a thread and return this handle."""
@@ -96,6 +97,10 @@ class Run(Shown, Generic[T]):
             self._phase_from = done
         self._state = {"done": done, "total": total, "note": note}
 
+    def describe(self, name: str, value: Value) -> None:
+        """Put a fact about the run on its card (the action calls this)."""
+        self._facts.append((name, value))
+
     def forget_after(self, step: int) -> None:
         """Drop metrics of steps after ``step``: a resumed run will make them again (the action calls this)."""
         self._metrics = [entry for entry in self._metrics if entry["step"] <= step]
@@ -143,7 +148,12 @@ class Run(Shown, Generic[T]):
 
     def card(self) -> Card:
         """Return the run as it is now: state, numbers of the last step, curves."""
-        facts: list[tuple[str, Any]] = [("run", self.id), ("state", self._line()), ("time", seconds_text(self.seconds))]
+        facts: list[tuple[str, Value]] = [
+            ("run", self.id),
+            ("state", self._line()),
+            ("time", seconds_text(self.seconds)),
+            *self._facts,
+        ]
         if self._metrics:
             last = self._metrics[-1]
             facts += [(name, f"{last[name]:.4g}") for name in (*CURVES, "grad_norm", "learning_rate") if name in last]

@@ -139,7 +139,10 @@ def _train(
         cache = runtime.store.path / "anchors" / f"{runtime.base.digest}.safetensors"
         anchors = load_anchors(runtime.engine, runtime.base.renderer, cache, run.progress)
     data = TrainingData(train.sequences, validation.sequences, anchors)
-    run.record("data", **examples.report(), anchors=len(anchors), from_step=state.step)
+    counts = examples.report()
+    cut = f"{counts['truncated']} cut at {config.max_length} tokens" if counts["truncated"] else "none cut"
+    run.describe("examples", f"{len(train.sequences)} to learn, {len(validation.sequences)} held out; {cut}")
+    run.record("data", **counts, anchors=len(anchors), from_step=state.step)
     slot = runtime.residency.place(state.page)
     kept = False
     try:

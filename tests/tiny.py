@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    import torch
+
     from mintbook.model.packed_model import PackedModel
     from mintbook.session import Session
 
@@ -23,17 +25,22 @@ def tiny_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_base(tmp_path_factory.mktemp("base") / "tiny")
 
 
-@pytest.fixture
-def tiny_model(tiny_base_folder: Path) -> PackedModel:
-    import torch
+def load_tiny(folder: Path, dtype: torch.dtype) -> PackedModel:
     from transformers import AutoModelForCausalLM
 
     from mintbook.model.fidelity import check_fidelity
     from mintbook.model.packed_model import PackedModel
 
-    model = AutoModelForCausalLM.from_pretrained(tiny_base_folder, dtype=torch.float32).eval().requires_grad_(False)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval().requires_grad_(False)
     check_fidelity(model, model.config.vocab_size)
     return PackedModel(model, slot_rows=64)
+
+
+@pytest.fixture
+def tiny_model(tiny_base_folder: Path) -> PackedModel:
+    import torch
+
+    return load_tiny(tiny_base_folder, torch.float32)
 
 
 @pytest.fixture(scope="session")

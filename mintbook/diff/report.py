@@ -12,13 +12,14 @@ import polars as pl
 
 from mintbook.diff.behaviour import BehaviourDiff
 from mintbook.diff.weights import WeightDiff
-from mintbook.display import Bars, Block, Card, Facts, HeatMap, Marked, Note, short_digest, word_marks
+from mintbook.display import Bars, Block, Card, Facts, HeatMap, Marked, Note, Table, short_digest, word_marks
 from mintbook.display.shown import Shown
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 ANSWERS_SHOWN = 8
+MOST_SHOWN = 5
 FIGURE_GAP = 90
 """Pixels between the two parts of the figure, room for labels and a title."""
 
@@ -112,7 +113,11 @@ class Diff(Shown):
         layers, modules, values = self._grid()
         short = [module.rsplit(".", 1)[-1] for module in modules]
         columns = short if len(set(short)) == len(short) else modules
-        return [HeatMap(layers, columns, values, caption="‖ΔW‖ of the difference, by layer")]
+        heat = HeatMap(layers, columns, values, caption="‖ΔW‖ of the difference, by layer")
+        most = self.frame().sort("norm_diff", descending=True).head(MOST_SHOWN)
+        names = ("name", "norm_diff", "effective_rank_diff", "cosine", "largest_angle_out")
+        titles = ("layer", "‖ΔW‖ diff", "effective rank", "cosine", "largest angle (°)")
+        return [heat, Table(titles, most.select(names).rows(), caption="Where most changed")]
 
     def _behaviour_blocks(self) -> list[Block]:
         behaviour = self.behaviour

@@ -29,8 +29,8 @@ def linear_sites(model: nn.Module) -> tuple[Site, ...]:
 def choose_sites(sites: Sequence[Site], targets: str | Sequence[str]) -> tuple[Site, ...]:
     """Return the sites that ``targets`` names, in the base's order.
 
-    A target is ``"all-linear"``, ``"upper-linear"`` (the upper 60% of the blocks), ``"attention"``, ``"mlp"``, or the end
-    of a module name such as ``"q_proj"`` or ``"layers.3.mlp.up_proj"``. Every target must match something, or
+    A target is ``"all-linear"``, ``"upper-linear"`` (the upper 60% of the blocks), ``"attention"``, ``"mlp"``, or the
+    end of a module name such as ``"q_proj"`` or ``"layers.3.mlp.up_proj"``. Every target must match something, or
     `TargetError` names it.
     """
     wanted = (targets,) if isinstance(targets, str) else tuple(targets)

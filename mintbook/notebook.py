@@ -27,7 +27,7 @@ def execute_notebook(notebook: Path, out: Path) -> Path:
         )
     import nbformat
     from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
     from nbconvert import HTMLExporter
 
     content = nbformat.read(notebook, as_version=4)
@@ -45,6 +45,10 @@ def execute_notebook(notebook: Path, out: Path) -> Path:
         client.execute()
     except CellExecutionError as error:
         raise RunFailed(f"{notebook.name} stopped at a failing cell; {page} shows it.\n{error}") from error
+    except DeadKernelError as error:
+        raise RunFailed(
+            f"The kernel of {notebook.name} died, perhaps for want of memory; {page} has the cells so far."
+        ) from error
     finally:
         out.mkdir(parents=True, exist_ok=True)
         page.write_text(HTMLExporter().from_notebook_node(content)[0], encoding="utf-8")

@@ -56,8 +56,12 @@ def resume_training(runtime: Runtime, record: Record) -> Run[Revision]:
             raise UnknownReference(f"{record.name} has no training to resume: {last}. Start one with train().")
         row = rows[0]
         runtime.store.update_run(row.id, status="running")
-        examples = Examples.load(runtime.store.run_folder(row.id) / "examples.jsonl")
         run: Run[Revision] = Run(runtime.store, row.id, f"Training {record.name}")
+        made = [r for r in runtime.store.revisions(record.name) if r.manifest.metrics.get("run") == row.id]
+        if made:  # it died between its commit and its last word
+            lease.release()
+            return run.start(lambda _: made[0], resumed=True)
+        examples = Examples.load(runtime.store.run_folder(row.id) / "examples.jsonl")
         return run.start(_work(runtime, record, examples, row.config, lease), resumed=True)
     except BaseException:
         lease.release()

@@ -110,6 +110,16 @@ def test_a_stopped_training_resumes_with_the_same_losses(session: Session, alice
         alice.resume()
 
 
+def test_a_run_that_died_after_its_commit_is_not_made_twice(session: Session, alice: Adapter) -> None:
+    run = alice.train(FACTS, **QUICK)
+    session.store.update_run(run.id, status="failed")
+    resumed = alice.resume()
+    assert resumed.result() == run.result()
+    assert [r.number for r in alice.revisions] == [1]
+    assert session.store.run(run.id).status == "done"
+    alice.train(FACTS, **QUICK)
+
+
 def test_a_failing_training_leaves_the_adapter_as_it_was(
     session: Session, alice: Adapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,6 @@ from mintbook.evals.perplexity import Perplexity, perplexity
 from mintbook.evals.recall import Question, Score, score
 from mintbook.evals.report import Evaluation, Kept, Rise, Subject
 from mintbook.evals.suites import load_general, load_prose
-from mintbook.model.batch import NO_ADAPTER
 from mintbook.runtime import Runtime
 from mintbook.store.revisions import Revision
 
@@ -60,10 +59,6 @@ def ask(runtime: Runtime, revision: Revision | None, questions: Sequence[Questio
 def _read_prose(runtime: Runtime, revision: Revision | None) -> Perplexity:
     tokenizer = runtime.base.renderer.tokenizer
     paragraphs = [list(tokenizer(text, add_special_tokens=False).input_ids) for text in load_prose()]
-    slot = NO_ADAPTER if revision is None else runtime.residency.acquire(revision)
-    try:
+    with runtime.leased(revision) as slot:
         found = runtime.engine.logprobs(paragraphs, [slot] * len(paragraphs), budget=512)
-    finally:
-        if revision is not None:
-            runtime.residency.release(revision)
     return perplexity([row.tolist() for row in found])

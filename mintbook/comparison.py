@@ -8,7 +8,6 @@ from mintbook.config import SampleConfig
 from mintbook.diff.behaviour import BehaviourDiff, Probe, Reading, behaviour_diff
 from mintbook.diff.report import Diff, Side
 from mintbook.diff.weights import weight_diff
-from mintbook.model.batch import NO_ADAPTER
 from mintbook.model.renderer import Renderer
 from mintbook.runtime import Runtime
 from mintbook.store.revisions import Revision
@@ -55,19 +54,14 @@ def _behaviour(
     sampling = SampleConfig(max_tokens=ANSWER_TOKENS)
     answers = runtime.complete([(who, probe.prompt) for who in (left, right) for probe in probes], sampling)
     of_left, of_right = answers[: len(probes)], answers[len(probes) :]
-    held = [revision for revision in (left, right) if revision is not None]
-    slots = [runtime.residency.acquire(revision) if revision is not None else NO_ADAPTER for revision in (left, right)]
-    try:
-        readings = []
+    readings = []
+    with runtime.leased(left) as slot_a, runtime.leased(right) as slot_b:
         for probe, a, b in zip(probes, of_left, of_right, strict=True):
             prompt = renderer.prompt(probe.prompt)
             tokens = list(a.tokens) if probe.reference is None else _reference(renderer, probe.prompt, probe.reference)
             whole = [*prompt, *tokens[:-1]]
-            logits = runtime.engine.logits([whole, whole], slots, start=[len(prompt) - 1] * 2)
+            logits = runtime.engine.logits([whole, whole], [slot_a, slot_b], start=[len(prompt) - 1] * 2)
             readings.append(Reading(probe, tokens, logits[0], logits[1], a.text, b.text))
-    finally:
-        for revision in held:
-            runtime.residency.release(revision)
     return behaviour_diff(readings, lambda token: str(renderer.tokenizer.decode([token])))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from mintbook.config import SampleConfig
@@ -48,7 +49,7 @@ class Runtime:
                 f"A prompt of {len(tokens)} tokens with max_tokens={sampling.max_tokens} may reach {longest} tokens; "
                 f"{self.base.name} was made for {self.base.max_length}. Shorten the prompt or lower max_tokens."
             )
-        slot = NO_ADAPTER if revision is None else self.residency.acquire(revision)
+        slot = NO_ADAPTER if revision is None else self.residency.acquire(revision, self.store)
         request = Request(
             tokens=tokens,
             sampling=sampling,
@@ -66,6 +67,18 @@ class Runtime:
         except BaseException:
             release()
             raise
+
+    @contextmanager
+    def leased(self, revision: Revision | None) -> Iterator[int]:
+        """Keep a revision's slot for the length of a ``with`` block; the plain base has `NO_ADAPTER`."""
+        if revision is None:
+            yield NO_ADAPTER
+            return
+        slot = self.residency.acquire(revision, self.store)
+        try:
+            yield slot
+        finally:
+            self.residency.release(revision)
 
     def complete(
         self, asks: Sequence[tuple[Revision | None, Prompt]], sampling: SampleConfig | Sequence[SampleConfig]

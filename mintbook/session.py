@@ -39,6 +39,7 @@ class _Resident:
     def __init__(self, base: Base, slot_rows: int, kv_tokens: int) -> None:
         self.base = base
         self.engine = Engine(PackedModel(base.model, slot_rows=slot_rows), base.renderer.tokenizer, kv_tokens=kv_tokens)
+        self.residency = Residency(self.engine, base.digest)
         self.sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
 
@@ -77,8 +78,7 @@ class Session(Shown):
                 _residents[self._key] = resident
             resident.sessions.add(self)
         opened = Store.open(Path(store or os.environ.get("MINTBOOK_STORE") or Path.home() / ".mintbook").expanduser())
-        residency = Residency(resident.engine, opened, resident.base.digest)
-        self._runtime = Runtime(resident.base, opened, resident.engine, residency)
+        self._runtime = Runtime(resident.base, opened, resident.engine, resident.residency)
         self.fleet = Fleet(self._runtime)
 
     @property

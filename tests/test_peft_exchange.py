@@ -26,12 +26,8 @@ def peft_logits(model: Any) -> torch.Tensor:
 
 
 def our_logits(session: Session, name: str) -> torch.Tensor:
-    revision = session.fleet[name].revision()
-    slot = session._runtime.residency.acquire(revision)
-    try:
+    with session._runtime.leased(session.fleet[name].revision()) as slot:
         return session.engine.logits([TOKENS], [slot], start=[0])[0]
-    finally:
-        session._runtime.residency.release(revision)
 
 
 def made_by_peft(base: Path, folder: Path, **options: Any) -> torch.Tensor:

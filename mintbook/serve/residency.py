@@ -24,19 +24,19 @@ class _Resident:
 class Residency:
     """Loads revisions into slots on demand, once however many ask, and keeps them until their room is needed.
 
-    Slots are keyed by what a revision computes (its ``weights_digest``), so two names of the same weights share one.
+    Slots are keyed by what a revision computes (its ``weights_digest``), so two names of the same weights share one, in
+    whatever stores they are. One residency serves every session on its base.
     A slot that a request or a run has leased is never taken away; among the others the longest unused goes first.
     """
 
-    def __init__(self, engine: Engine, store: Store, base_digest: str) -> None:
+    def __init__(self, engine: Engine, base_digest: str) -> None:
         self._engine = engine
-        self._store = store
         self._base_digest = base_digest
         self._residents: OrderedDict[str, _Resident] = OrderedDict()
         self._lock = threading.Lock()
 
-    def acquire(self, revision: Revision) -> int:
-        """Return the revision's slot, leased until `release`; load it first when it is cold.
+    def acquire(self, revision: Revision, store: Store) -> int:
+        """Return the revision's slot, leased until `release`; load it from its store first when it is cold.
 
         Raises `BaseMismatch` when it belongs to another base, `CorruptStore` when its bytes do not match its digest,
         and `CapacityError` when every slot is leased.
@@ -52,7 +52,7 @@ class Residency:
             self._residents.move_to_end(key)
         if mine:
             try:
-                resident.slot.set_result(self.place(self._store.page(revision)))
+                resident.slot.set_result(self.place(store.page(revision)))
             except BaseException as error:  # noqa: BLE001 — it belongs to everyone who waits for this load
                 with self._lock:
                     del self._residents[key]

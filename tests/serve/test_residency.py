@@ -22,11 +22,11 @@ def revisions(session: Session) -> list[Revision]:
 @pytest.fixture
 def residency(session: Session, revisions: list[Revision]) -> Residency:
     for revision in revisions:
-        session._runtime.residency.acquire(revision)
+        session._runtime.residency.acquire(revision, session.store)
         session._runtime.residency.release(revision)
     for slot in list(session.engine.model.bank._taken):
         session.engine.model.bank.free(slot)
-    return Residency(session.engine, session.store, session.base.digest)
+    return Residency(session.engine, session.base.digest)
 
 
 def test_many_asks_make_one_load(
@@ -43,33 +43,35 @@ def test_many_asks_make_one_load(
 
     monkeypatch.setattr(session.store, "page", slow)
     with ThreadPoolExecutor(20) as pool:
-        slots = list(pool.map(residency.acquire, [revisions[0]] * 20))
+        slots = list(pool.map(lambda _: residency.acquire(revisions[0], session.store), range(20)))
     assert loads == ["a@1"]
     assert len(set(slots)) == 1
 
 
-def test_a_lease_holds_and_the_longest_unused_goes_first(residency: Residency, revisions: list[Revision]) -> None:
-    held = residency.acquire(revisions[0])
+def test_a_lease_holds_and_the_longest_unused_goes_first(
+    session: Session, residency: Residency, revisions: list[Revision]
+) -> None:
+    held = residency.acquire(revisions[0], session.store)
     for revision in revisions[1:4]:
-        residency.acquire(revision)
+        residency.acquire(revision, session.store)
         residency.release(revision)
-    residency.acquire(revisions[1])
+    residency.acquire(revisions[1], session.store)
     residency.release(revisions[1])
-    residency.acquire(revisions[4])
+    residency.acquire(revisions[4], session.store)
     resident = residency.resident_digests()
     assert [r.reference for r in revisions if r.weights_digest in resident] == ["a@1", "b@1", "d@1", "e@1"]
-    assert residency.acquire(revisions[0]) == held
+    assert residency.acquire(revisions[0], session.store) == held
 
 
 def test_when_all_are_leased_the_next_is_refused_and_nothing_is_lost(
-    residency: Residency, revisions: list[Revision]
+    session: Session, residency: Residency, revisions: list[Revision]
 ) -> None:
     for revision in revisions[:4]:
-        residency.acquire(revision)
+        residency.acquire(revision, session.store)
     with pytest.raises(CapacityError, match="slot_rows"):
-        residency.acquire(revisions[4])
+        residency.acquire(revisions[4], session.store)
     residency.release(revisions[2])
-    assert residency.acquire(revisions[4]) >= 0
+    assert residency.acquire(revisions[4], session.store) >= 0
 
 
 def test_damaged_bytes_are_never_served(session: Session, residency: Residency, revisions: list[Revision]) -> None:
@@ -79,5 +81,5 @@ def test_damaged_bytes_are_never_served(session: Session, residency: Residency, 
     file.chmod(0o644)
     file.write_bytes(content)
     with pytest.raises(CorruptStore, match=r"f@1|blob"):
-        residency.acquire(revisions[5])
+        residency.acquire(revisions[5], session.store)
     assert revisions[5].weights_digest not in residency.resident_digests()

@@ -69,7 +69,8 @@ class Session(Shown):
         slot_rows: int = SLOT_ROWS,
         kv_tokens: int = KV_TOKENS,
     ) -> None:
-        self._key = (str(base), device, dtype)
+        folder = Path(base).expanduser() if base is not None else None
+        self._key = (str(folder.resolve() if folder is not None and folder.is_dir() else base), device, dtype)
         with _lock, Live() as live:
             resident = _residents.get(self._key)
             if resident is None:

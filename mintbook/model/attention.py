@@ -46,14 +46,12 @@ def packed_attention(
     scaling: float | None = model_options.get("scaling")
     layer: int = module.layer_idx  # type: ignore[assignment]
     out = []
-    for piece, start, end in zip(packed.pieces, packed.bounds, packed.bounds[1:], strict=False):
+    for piece, place, start, end in zip(packed.pieces, packed.places, packed.bounds, packed.bounds[1:], strict=False):
         q, k, v = query[:, :, start:end], key[:, :, start:end], value[:, :, start:end]
-        if packed.cache is not None and piece.table is not None:
-            seen = piece.start + end - start
-            new = piece.table.rows(piece.start, seen, packed.cache.device)
-            packed.cache.write(layer, new, k[0].transpose(0, 1), v[0].transpose(0, 1))
+        if packed.cache is not None and place is not None:
+            packed.cache.write(layer, place.new, k[0].transpose(0, 1), v[0].transpose(0, 1))
             if piece.start:
-                k, v = (t.transpose(0, 1)[None] for t in packed.cache.read(layer, piece.table.rows(0, seen, q.device)))
+                k, v = (t.transpose(0, 1)[None] for t in packed.cache.read(layer, place.seen))
         out.append(_attend(q, k, v, scaling))
     return torch.cat(out, dim=2).transpose(1, 2), None
 

@@ -29,6 +29,22 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """Rows of the KV cache: those that a piece writes, and all that it attends to; the same for every layer."""
+
+    new: Tensor | slice
+    seen: Tensor | slice
+
+    @classmethod
+    def of(cls, piece: Piece, device: torch.device) -> Place | None:
+        """Return where a piece's tokens lie, or ``None`` when it uses no cache."""
+        if piece.table is None:
+            return None
+        end = piece.start + len(piece.tokens)
+        return cls(piece.table.rows(piece.start, end, device), piece.table.rows(0, end, device))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class PackedBatch:
     """Tokens of several sequences in one flat list.
 
@@ -41,6 +57,8 @@ class PackedBatch:
     row_slots: Tensor
     bounds: tuple[int, ...]
     pieces: tuple[Piece, ...]
+    places: tuple[Place | None, ...]
+    """Where each piece's keys and values lie in ``cache``; ``None`` for a piece without a table."""
     cache: KVCache | None
 
     @classmethod
@@ -57,6 +75,7 @@ class PackedBatch:
             ).to(device),
             bounds=tuple(accumulate(lengths, initial=0)),
             pieces=tuple(pieces),
+            places=tuple(Place.of(piece, device) for piece in pieces),
             cache=cache,
         )
 

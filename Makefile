@@ -29,8 +29,8 @@ lab: $(STAMP) ## open the first notebook in JupyterLab
 	$(BIN)/jupyter lab notebooks/101_first_adapters.ipynb
 
 study: $(STAMP) ## the recorded studies, an hour or more
-	$(BIN)/python -m mintbook study people --out studies
-	$(BIN)/python -m mintbook study succession --out studies
+	$(BIN)/python -m mintbook study people --out mintbook/studies
+	$(BIN)/python -m mintbook study succession --out mintbook/studies
 
 clean: ## forget the environment and what was made
 	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache

@@ -38,7 +38,7 @@ def study_people(*, seeds: int, out: Path) -> Table:
         with tempfile.TemporaryDirectory() as store, Session(store=store) as session:
             for name in people:
                 rows.append(_train_and_ask(session, people, name, seed))
-                write_record(out / "people.json", protocol=PEOPLE_PROTOCOL, rows=rows)
+                write_record(out / "people_recorded.json", protocol=PEOPLE_PROTOCOL, rows=rows)
                 print(rows[-1], flush=True)
     columns = tuple(rows[0])
     table = Table(
@@ -52,7 +52,7 @@ def study_succession(*, seeds: int, out: Path) -> Table:
     """Teach five groups of facts one after the other; print and write the recall of every group after each call."""
     alice = load_people()["alice"]
     rows = [row for seed in range(seeds) for arm in ("alone", "repeated") for row in _succession(alice, arm, seed)]
-    write_record(out / "succession.json", protocol=SUCCESSION_PROTOCOL, rows=rows)
+    write_record(out / "succession_recorded.json", protocol=SUCCESSION_PROTOCOL, rows=rows)
     columns = ("seed", "arm", "call", *(f"group {i + 1}" for i in range(len(GROUPS))))
     table = Table(columns, [[row.get(c) for c in columns] for row in rows], caption="Recall after successive trainings")
     print(table.text(width=120))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from mintbook.config import SampleConfig
 from mintbook.engine.engine import Engine
 from mintbook.engine.request import Completion, Generation, Request
-from mintbook.errors import ConfigError
+from mintbook.errors import CapacityError, ConfigError
 from mintbook.evals.perplexity import Perplexity
 from mintbook.evals.recall import Score
 from mintbook.model.base import Base
@@ -68,6 +68,19 @@ class Runtime:
             release()
             raise
 
+    def _submit_with_patience(
+        self, revision: Revision | None, prompt: Prompt, config: SampleConfig, running: Sequence[Generation]
+    ) -> Generation:
+        """Submit; while there is no slot, wait for the oldest of one's own requests instead of failing."""
+        while True:
+            try:
+                return self.submit(revision, prompt, config)
+            except CapacityError:
+                oldest = next((generation for generation in running if not generation.done), None)
+                if oldest is None:
+                    raise
+                oldest.result()
+
     @contextmanager
     def leased(self, revision: Revision | None) -> Iterator[int]:
         """Keep a revision's slot for the length of a ``with`` block; the plain base has `NO_ADAPTER`."""
@@ -88,7 +101,7 @@ class Runtime:
         running: list[Generation] = []
         try:
             for (revision, prompt), config in zip(asks, configs, strict=True):
-                running.append(self.submit(revision, prompt, config))
+                running.append(self._submit_with_patience(revision, prompt, config, running))
             return [generation.result() for generation in running]
         except BaseException:
             for generation in running:

@@ -52,7 +52,7 @@ class Engine:
         self._calls: deque[tuple[Callable[[PackedModel], Any], Future[Any]]] = deque()
         self._wake = threading.Condition()
         self._closed = False
-        self._seconds = {"call": 0.0, "step": 0.0}
+        self._owed_s = 0.0
         self._thread = threading.Thread(target=self._loop, name="mintbook-engine", daemon=True)
         self._thread.start()
 
@@ -65,7 +65,11 @@ class Engine:
             self._check_open()
             self._calls.append((work, future))
             self._wake.notify()
-        return future.result()
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # an interrupted caller takes its work with it, unless it runs already
+            raise
 
     def submit(self, request: Request, on_end: Callable[[], None] = lambda: None) -> Generation:
         """Enqueue a request; raise `CapacityError` when it could never fit, whatever else is running."""
@@ -143,20 +147,27 @@ class Engine:
                     break
                 call = self._calls.popleft() if self._calls and self._calls_turn() else None
             began = time.perf_counter()
+            contested = bool(self._calls or call) and not self.scheduler.idle
             if call is not None:
                 self._run_call(*call)
             else:
                 self._guarded_step()
-            self._seconds["call" if call is not None else "step"] += time.perf_counter() - began
+            self._settle(time.perf_counter() - began, called=call is not None, contested=contested)
         self._fail_all(MintbookError("The session was closed before this was done."))
 
     def _calls_turn(self) -> bool:
-        if self.scheduler.idle:
-            self._seconds = {"call": 0.0, "step": 0.0}
-            return True
-        return self._seconds["call"] * (1 - self.call_share) <= self._seconds["step"] * self.call_share
+        return self.scheduler.idle or self._owed_s >= 0
+
+    def _settle(self, seconds: float, *, called: bool, contested: bool) -> None:
+        """Keep what steps owe calls in time; nothing is owed for time that only one of them wanted."""
+        if contested:
+            self._owed_s += -seconds * (1 - self.call_share) if called else seconds * self.call_share
+        else:
+            self._owed_s = 0.0
 
     def _run_call(self, work: Callable[[PackedModel], Any], future: Future[Any]) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
         try:
             future.set_result(work(self.model))
         except BaseException as error:  # noqa: BLE001 — it belongs to the caller, who gets it whole
@@ -185,12 +196,12 @@ class Engine:
                 done.append((sequence, row))
         keep = torch.stack([row for _, row in done]) if done else batch.last_rows()[:1]
         logits = self.model.logits(batch, keep)
-        if done:
-            ready = [sequence for sequence, _ in done]
-            configs = [sequence.generation.request.sampling for sequence in ready]
-            chosen = choose(logits, configs, [sequence.generator for sequence in ready])
-            for sequence, (token, logprob) in zip(ready, chosen, strict=True):
-                self._say(sequence, token, logprob)
+        for (sequence, _), row in zip(done, logits, strict=False):
+            try:
+                self._say(sequence, *choose(row, sequence.generation.request, sequence.generator))
+            except Exception as error:  # noqa: BLE001 — it is this request's alone; the others go on
+                self.scheduler.drop(sequence)
+                self._end(sequence.generation, error)
 
     def _admit(self) -> None:
         while (generation := self.scheduler.next_to_admit()) is not None:
@@ -198,15 +209,14 @@ class Engine:
             if generation.cancelled:
                 self._end(generation, self._answer(request, "", (), (), "cancelled"))
                 continue
-            self.scheduler.running.append(
-                Running(
-                    generation=generation,
-                    table=self.cache.allocate(len(request.tokens) + request.sampling.max_tokens),
-                    detokenizer=Detokenizer(self.tokenizer, request.sampling.stop),
-                    generator=torch.Generator().manual_seed(request.sampling.seed),
-                    tokens=list(request.tokens),
-                )
-            )
+            try:
+                detokenizer = Detokenizer(self.tokenizer, request.sampling.stop)
+                generator = torch.Generator().manual_seed(request.sampling.seed)
+                table = self.cache.allocate(len(request.tokens) + request.sampling.max_tokens)
+            except Exception as error:  # noqa: BLE001 — it is this request's alone
+                self._end(generation, error)
+                continue
+            self.scheduler.running.append(Running(generation, table, detokenizer, generator, list(request.tokens)))
 
     def _say(self, sequence: Running, token: int, logprob: float | None) -> None:
         request = sequence.generation.request
@@ -254,7 +264,8 @@ class Engine:
 
     def _fail_all(self, error: MintbookError) -> None:
         for _, future in self._calls:
-            future.set_exception(error)
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
         self._calls.clear()
         for generation in [*self.scheduler.waiting, *(s.generation for s in self.scheduler.running)]:
             self._end(generation, error)

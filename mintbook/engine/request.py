@@ -78,12 +78,19 @@ class Generation:
             item = self._queue.get()
             if isinstance(item, Chunk):
                 yield item
-            elif isinstance(item, Completion):
+                continue
+            if isinstance(item, Completion):
                 self._answer = item
             else:
                 self._error = item
+            self._queue.put(item)  # for whoever else waits
         if self._error is not None:
             raise self._error
+
+    @property
+    def done(self) -> bool:
+        """Whether somebody has received the whole answer, or the error."""
+        return self._answer is not None or self._error is not None
 
     def result(self) -> Completion:
         """Wait for the whole answer; raise what made the request fail."""

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from mintbook.engine.engine import Engine
-from mintbook.errors import BaseMismatch, CapacityError
+from mintbook.errors import BaseMismatch, CapacityError, ConfigError
 from mintbook.model.packed_model import PackedModel
 from mintbook.store.page import Page
 from mintbook.store.revisions import Revision
@@ -39,7 +39,7 @@ class Residency:
         """Return the revision's slot, leased until `release`; load it from its store first when it is cold.
 
         Raises `BaseMismatch` when it belongs to another base, `CorruptStore` when its bytes do not match its digest,
-        and `CapacityError` when every slot is leased.
+        and `CapacityError` when every slot is leased. An interrupt while loading leaves no lease and no slot behind.
         """
         self.check_base(revision.manifest.base_digest, revision.reference)
         key = revision.weights_digest
@@ -50,19 +50,40 @@ class Residency:
                 resident = self._residents[key] = _Resident()
             resident.leases += 1
             self._residents.move_to_end(key)
-        if mine:
-            try:
-                resident.slot.set_result(self.place(store.page(revision)))
-            except BaseException as error:  # noqa: BLE001 — it belongs to everyone who waits for this load
-                with self._lock:
-                    del self._residents[key]
-                resident.slot.set_exception(error)
-        return resident.slot.result()
+        try:
+            if mine:
+                self._load(key, resident, revision, store)
+            return resident.slot.result()
+        except BaseException:
+            with self._lock:
+                resident.leases -= 1
+            raise
 
     def release(self, revision: Revision) -> None:
         """End one lease; the revision stays loaded until its room is needed."""
         with self._lock:
             self._residents[revision.weights_digest].leases -= 1
+
+    def _load(self, key: str, resident: _Resident, revision: Revision, store: Store) -> None:
+        def enter(page: Page, model: PackedModel) -> None:
+            slot = self._place(model, page)
+            with self._lock:
+                wanted = not resident.slot.done()
+                if wanted:
+                    resident.slot.set_result(slot)
+            if not wanted:  # whoever asked was interrupted meanwhile
+                model.bank.free(slot)
+
+        try:
+            page = store.page(revision)
+            self._engine.call(lambda model: enter(page, model))
+        except BaseException as error:
+            interrupted = CapacityError(f"Loading {revision.reference} was interrupted. Ask again.")
+            with self._lock:
+                if not resident.slot.done():
+                    del self._residents[key]
+                    resident.slot.set_exception(error if isinstance(error, Exception) else interrupted)
+            raise
 
     def check_base(self, base_digest: str, what: str) -> None:
         """Raise `BaseMismatch` unless ``what`` belongs to the resident base."""
@@ -87,8 +108,18 @@ class Residency:
             self.discard(slot)
 
     def discard(self, slot: int) -> None:
-        """Free a run's own slot."""
-        self._engine.call(lambda model: model.bank.free(slot))
+        """Free a run's own slot; one that a revision has come to live in is left alone."""
+
+        def free(model: PackedModel) -> None:
+            with self._lock:
+                owned = any(
+                    r.slot.done() and not r.slot.exception() and r.slot.result() == slot
+                    for r in self._residents.values()
+                )
+            if not owned:
+                model.bank.free(slot)
+
+        self._engine.call(free)
 
     def resident_digests(self) -> list[str]:
         """Return the weights digests that are loaded now, the longest unused first."""
@@ -96,6 +127,11 @@ class Residency:
             return [key for key, resident in self._residents.items() if resident.slot.done()]
 
     def _place(self, model: PackedModel, page: Page) -> int:
+        if page.rank > model.bank.rows:
+            raise ConfigError(
+                f"An adapter of rank {page.rank} never fits in {model.bank.rows} rank-rows. Open the session with "
+                f"slot_rows={page.rank} or more."
+            )
         while True:
             try:
                 return model.bank.load(page)

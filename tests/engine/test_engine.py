@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -142,6 +144,72 @@ def test_a_failing_step_fails_its_requests_and_the_loop_lives_on(
             generation.result()
     assert ended.is_set()
     assert engine.submit(ask(engine, "hello", max_tokens=2)).result().stop_reason == "length"
+
+
+def test_one_requests_fault_is_its_own(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mintbook.engine.engine as module
+
+    ended = []
+    good = engine.submit(ask(engine, "hello", max_tokens=30))
+    real = module.choose
+
+    def broken(row: torch.Tensor, request: Request, generator: torch.Generator) -> tuple[int, float | None]:
+        return real(row, request, generator) if request.sampling.seed != 13 else (1 // 0, None)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "choose", broken)
+        bad = engine.submit(ask(engine, "hello", max_tokens=30, seed=13), on_end=lambda: ended.append(1))
+        with pytest.raises(ZeroDivisionError):
+            bad.result()
+        with monkeypatch.context() as inner:
+            inner.setattr(module, "Detokenizer", lambda *_: 1 // 0)
+            refused = engine.submit(ask(engine, "hello"), on_end=lambda: ended.append(2))
+            with pytest.raises(ZeroDivisionError):
+                refused.result()
+    assert good.result().stop_reason == "length"
+    assert ended == [1, 2]
+    assert engine.cache.free_tokens == engine.cache.capacity_tokens
+
+
+def test_an_interrupted_caller_takes_its_work_with_it(engine: Engine) -> None:
+    started, go, ran = threading.Event(), threading.Event(), []
+    holder = threading.Thread(target=engine.call, args=(lambda model: (started.set(), go.wait(5)),))
+    holder.start()
+    started.wait(5)
+    waiting = [f for _, f in engine._calls]
+    assert waiting == []
+    caller = threading.Thread(target=lambda: _swallow(lambda: engine.call(lambda model: ran.append(1))))
+    caller.start()
+    while not engine._calls:
+        time.sleep(0.001)
+    engine._calls[0][1].cancel()
+    go.set()
+    caller.join(5)
+    holder.join(5)
+    assert ran == []
+    assert engine.call(lambda model: "alive") == "alive"
+
+
+def _swallow(work: Callable[[], object]) -> None:
+    with contextlib.suppress(BaseException):
+        work()
+
+
+def test_every_consumer_gets_the_answer(engine: Engine) -> None:
+    generation = engine.submit(ask(engine, "hello", max_tokens=20))
+    with ThreadPoolExecutor(3) as pool:
+        answers = [f.result(timeout=20) for f in [pool.submit(generation.result) for _ in range(3)]]
+    assert answers[0] == answers[1] == answers[2]
+
+
+def test_time_that_only_generation_wanted_is_not_owed_to_calls(engine: Engine) -> None:
+    long = engine.submit(ask(engine, "hello", max_tokens=200))
+    for _ in range(40):
+        next(iter(long))
+    assert engine._owed_s == 0
+    engine.call(lambda model: time.sleep(0.05))
+    assert engine._owed_s < 0, "a call that shared the loop is paid back to the steps"
+    long.cancel()
 
 
 def test_closing_ends_what_waits(tiny_model: PackedModel, tiny_tokenizer: object) -> None:

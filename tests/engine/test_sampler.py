@@ -6,19 +6,26 @@ import pytest
 import torch
 
 from mintbook.config import SampleConfig
+from mintbook.engine.request import Request
 from mintbook.engine.sampler import choose
+from mintbook.errors import RunFailed
+
+
+def ask(**options: object) -> Request:
+    return Request(tokens=(1,), sampling=SampleConfig(**options), revision="alice@3", end_ids=frozenset())
+
 
 LOGITS = torch.log(torch.tensor([0.5, 0.2, 0.15, 0.1, 0.05]))
 
 
 def draws(count: int, **options: object) -> list[int]:
-    config = SampleConfig(temperature=1.0, **options)
+    request = ask(**{"temperature": 1.0, **options})
     generator = torch.Generator().manual_seed(0)
-    return [choose(LOGITS[None], [config], [generator])[0][0] for _ in range(count)]
+    return [choose(LOGITS, request, generator)[0] for _ in range(count)]
 
 
 def test_greedy_takes_the_first_of_equals() -> None:
-    assert choose(torch.tensor([[1.0, 3.0, 3.0]]), [SampleConfig()], [torch.Generator()]) == [(1, None)]
+    assert choose(torch.tensor([1.0, 3.0, 3.0]), ask(), torch.Generator()) == (1, None)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +42,11 @@ def test_draws_follow_the_distribution() -> None:
 
 
 def test_temperature_sharpens() -> None:
-    generator = torch.Generator().manual_seed(0)
-    cold = [choose(LOGITS[None], [SampleConfig(temperature=0.1)], [generator])[0][0] for _ in range(200)]
-    assert cold.count(0) > 190
+    assert draws(200, temperature=0.1).count(0) > 190
+    assert draws(50, temperature=1e-3).count(0) == 50
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_are_no_answer(bad: float) -> None:
+    with pytest.raises(RunFailed, match="alice@3"):
+        choose(torch.tensor([0.0, bad, 1.0]), ask(), torch.Generator())

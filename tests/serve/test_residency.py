@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tiny import FACTS, QUICK
 
-from mintbook.errors import CapacityError, CorruptStore
+from mintbook.config import LoraConfig
+from mintbook.errors import CapacityError, ConfigError, CorruptStore
+from mintbook.model.inits import initial_page
 from mintbook.serve.residency import Residency
 from mintbook.session import Session
 from mintbook.store.revisions import Revision
@@ -83,3 +86,34 @@ def test_damaged_bytes_are_never_served(session: Session, residency: Residency, 
     with pytest.raises(CorruptStore, match=r"f@1|blob"):
         residency.acquire(revisions[5], session.store)
     assert revisions[5].weights_digest not in residency.resident_digests()
+
+
+def test_an_interrupted_load_leaves_nothing_behind(
+    session: Session, residency: Residency, revisions: list[Revision], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = session.engine.model.bank.free_rows
+    call = session.engine.call
+
+    def interrupted(work: Callable[..., object]) -> object:
+        call(work)  # the load runs to its end in the engine's thread; its caller does not see it
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session.store, "page", lambda revision: (_ for _ in ()).throw(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            residency.acquire(revisions[0], session.store)
+    with monkeypatch.context() as patch:
+        patch.setattr(session.engine, "call", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            residency.acquire(revisions[1], session.store)
+    assert residency.resident_digests() == [revisions[1].weights_digest], "loaded, and without a lease"
+    for revision in revisions[2:6]:
+        residency.acquire(revision, session.store)
+    assert session.engine.model.bank.free_rows == free - 64
+
+
+def test_a_rank_that_never_fits_says_so(session: Session, residency: Residency) -> None:
+    sites = session.engine.model.sites
+    page = initial_page(sites, LoraConfig(rank=100, init="peft"))
+    with pytest.raises(ConfigError, match="slot_rows=100"):
+        residency.place(page)

@@ -15,7 +15,7 @@ from mintbook.display import Block, Card, Facts, Note, Table
 from mintbook.display.quantity import bytes_text, number_text, short_digest
 from mintbook.display.shown import Shown
 from mintbook.engine.request import Completion, Generation
-from mintbook.errors import UnknownReference
+from mintbook.errors import ConfigError, UnknownReference
 from mintbook.evals.recall import Question
 from mintbook.evals.report import Evaluation
 from mintbook.run import Run
@@ -68,6 +68,9 @@ class Adapter(Shown):
 
     def examples(self, source: ExampleSource, *, max_length: int = TrainConfig().max_length) -> Examples:
         """Return what training would make of ``source``: tokens, which of them are learnt, what is cut."""
+        longest = self._runtime.base.max_length
+        if max_length > longest:
+            raise ConfigError(f"max_length is {max_length}; {self._runtime.base.name} was made for {longest} tokens.")
         return tokenize(source, self._runtime.base.renderer, max_length)
 
     def preview(self, source: ExampleSource, *, count: int = 3, max_length: int = TrainConfig().max_length) -> Preview:
@@ -82,14 +85,14 @@ class Adapter(Shown):
         ``background``; the returned run has the metrics and its ``result()`` is the revision.
         """
         config = TrainConfig.from_options(**options)
-        run = start_training(self._runtime, self.record, self.examples(examples, max_length=config.max_length), config)
+        run = start_training(self._runtime, self.name, self.examples(examples, max_length=config.max_length), config)
         if not background:
             run.wait()
         return run
 
     def resume(self, *, background: bool = False) -> Run[Revision]:
         """Continue the last training that was stopped or killed, from its last checkpoint, with the same losses."""
-        run = resume_training(self._runtime, self.record)
+        run = resume_training(self._runtime, self.name)
         if not background:
             run.wait()
         return run
@@ -162,8 +165,15 @@ class Adapter(Shown):
     def export(self, folder: str | Path, *, at: str = "") -> Path:
         """Write a revision as a PEFT folder, re-read it, and return the folder once it holds the same numbers."""
         revision = self.revision(at)
-        page = self._runtime.store.page(revision)
-        write_peft(page, Path(folder), base_model_name=str(self._runtime.base.folder))
+        runtime = self._runtime
+        runtime.residency.check_base(revision.manifest.base_digest, revision.reference)
+        write_peft(
+            runtime.store.page(revision),
+            Path(folder),
+            base_model_name=runtime.base.name,
+            base_digest=runtime.base.digest,
+            sites=runtime.engine.model.sites,
+        )
         return Path(folder)
 
     def card(self) -> Card:

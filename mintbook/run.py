@@ -45,6 +45,8 @@ class Run(Shown, Generic[T]):
         self._state: dict[str, Any] = {"done": 0, "total": 0, "note": "starting"}
         self._metrics: list[dict[str, Any]] = []
         self._facts: list[tuple[str, Value]] = []
+        self.outcome: dict[str, Any] | None = None
+        """What the run made, as plain data for the store's row (the action sets this)."""
 
     def start(self, work: Callable[[Run[T]], T], *, resumed: bool = False) -> Run[T]:
         """Begin ``work(run)`` in a thread and return this handle."""
@@ -109,6 +111,11 @@ class Run(Shown, Generic[T]):
         """Ask the run to end at its next step, with its state saved; returns at once."""
         self._stopping.set()
 
+    def end(self) -> None:
+        """Stop the run and wait, in silence, until it has ended."""
+        self.stop()
+        self._ended.wait()
+
     def wait(self, timeout: float | None = None) -> T:
         """Show progress until the run ends and return its result.
 
@@ -123,12 +130,9 @@ class Run(Shown, Generic[T]):
                     if until is not None and time.monotonic() > until:
                         raise TimeoutError(f"Run {self.id} is still going on after {timeout} s: {self._line()}")
             except KeyboardInterrupt:
-                self.stop()
-                self._ended.wait()
+                self.end()
                 live.close(self.card, self._line)
-                raise KeyboardInterrupt(
-                    f"{self.title} was stopped. {self._error or 'It had ended just before.'}"
-                ) from None
+                raise KeyboardInterrupt(str(self._error or f"{self.title} had ended just before.")) from None
             live.close(self.card, self._line)
         return self.result()
 
@@ -189,9 +193,10 @@ class Run(Shown, Generic[T]):
         status: Literal["done", "stopped", "failed"] = (
             "stopped" if isinstance(self._error, RunStopped) else "failed" if self._error else "done"
         )
+        said = str(self._error) if self._error else None
         try:
-            self.record("ended", status=status, error=str(self._error) if self._error else None)
-            self._store.update_run(self.id, status=status, error=str(self._error) if self._error else None)
+            self.record("ended", status=status, error=said)
+            self._store.update_run(self.id, status=status, result=self.outcome, error=said)
             if self._log is not None:
                 self._log.close()
         except BaseException as error:  # noqa: BLE001 — a log that cannot be written must not leave a waiter hanging

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakSet
 
 from mintbook.config import SampleConfig
 from mintbook.engine.engine import Engine
@@ -14,6 +16,7 @@ from mintbook.evals.perplexity import Perplexity
 from mintbook.evals.recall import Score
 from mintbook.model.base import Base
 from mintbook.model.batch import NO_ADAPTER
+from mintbook.run import Run
 from mintbook.serve.residency import Residency
 from mintbook.store.revisions import Revision
 from mintbook.store.store import Store
@@ -30,7 +33,7 @@ class Baseline:
     prose: Perplexity | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Runtime:
     """The shared parts of one session, and the two questions that everyone asks of them."""
 
@@ -39,6 +42,8 @@ class Runtime:
     engine: Engine
     residency: Residency
     baseline: Baseline = field(default_factory=Baseline)
+    runs: WeakSet[Run[Any]] = field(default_factory=WeakSet)
+    """Long actions that may still be going on."""
 
     def submit(self, revision: Revision | None, prompt: Prompt, sampling: SampleConfig) -> Generation:
         """Enqueue a prompt for a revision (``None``: the plain base); its slot stays leased until the answer ends."""
@@ -67,6 +72,11 @@ class Runtime:
         except BaseException:
             release()
             raise
+
+    def end_runs(self) -> None:
+        """Stop every run that goes on and wait until its state is saved."""
+        for run in list(self.runs):
+            run.end()
 
     def _submit_with_patience(
         self, revision: Revision | None, prompt: Prompt, config: SampleConfig, running: Sequence[Generation]

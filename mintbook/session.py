@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
-import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,37 +12,16 @@ import mintbook_kernels
 from mintbook.adapter import Adapter
 from mintbook.config import LoraConfig
 from mintbook.display import Block, Card, Facts, Table
-from mintbook.display.live import Live
 from mintbook.display.quantity import bytes_text, number_text
 from mintbook.display.shown import Shown
 from mintbook.engine.engine import Engine
 from mintbook.errors import BaseMismatch, ConfigError, RecordExists
 from mintbook.fleet import Fleet
-from mintbook.model.base import Base, load_base
-from mintbook.model.packed_model import PackedModel
-from mintbook.model.sites import choose_sites, target_names
-from mintbook.runtime import Runtime
-from mintbook.serve.residency import Residency
-from mintbook.store.peft_format import read_peft
+from mintbook.model.base import Base
+from mintbook.model.sites import choose_sites
+from mintbook.peft_import import import_folder
+from mintbook.resident import close_runtime, open_runtime
 from mintbook.store.store import Store
-from mintbook.training_run import commit_page, receipt_of
-
-SLOT_ROWS = 512
-KV_TOKENS = 16_384
-
-
-class _Resident:
-    """A base in memory with its engine, shared by every session that asks for the same one."""
-
-    def __init__(self, base: Base, slot_rows: int, kv_tokens: int) -> None:
-        self.base = base
-        self.engine = Engine(PackedModel(base.model, slot_rows=slot_rows), base.renderer.tokenizer, kv_tokens=kv_tokens)
-        self.residency = Residency(self.engine, base.digest)
-        self.sessions: weakref.WeakSet[Session] = weakref.WeakSet()
-
-
-_residents: dict[tuple[str, str, str], _Resident] = {}
-_lock = threading.Lock()
 
 
 class Session(Shown):
@@ -52,7 +29,8 @@ class Session(Shown):
 
     ``base``: nothing for SmolLM2-135M-Instruct, a model folder, or a hub id. ``store``: a folder
     (default: ``MINTBOOK_STORE`` or ``~/.mintbook``). A session opened again in a re-run cell reuses the resident base.
-    ``slot_rows`` bounds the ranks of all loaded adapters together, ``kv_tokens`` the tokens of all running requests.
+    ``slot_rows`` (default 512) bounds the ranks of all loaded adapters together, ``kv_tokens`` (default 16,384) the
+    tokens of all running requests.
 
     >>> session = Session(tiny_base_folder, store=store_folder, dtype="float32")
     >>> session.adapter("alice", rank=4)
@@ -66,20 +44,11 @@ class Session(Shown):
         store: str | Path | None = None,
         device: str = "cpu",
         dtype: str = "bfloat16",
-        slot_rows: int = SLOT_ROWS,
-        kv_tokens: int = KV_TOKENS,
+        slot_rows: int | None = None,
+        kv_tokens: int | None = None,
     ) -> None:
-        folder = Path(base).expanduser() if base is not None else None
-        self._key = (str(folder.resolve() if folder is not None and folder.is_dir() else base), device, dtype)
-        with _lock, Live() as live:
-            resident = _residents.get(self._key)
-            if resident is None:
-                found = load_base(base, dtype=dtype, device=device, progress=live.line)
-                resident = _Resident(found, slot_rows, kv_tokens)
-                _residents[self._key] = resident
-            resident.sessions.add(self)
         opened = Store.open(Path(store or os.environ.get("MINTBOOK_STORE") or Path.home() / ".mintbook").expanduser())
-        self._runtime = Runtime(resident.base, opened, resident.engine, resident.residency)
+        self._runtime = open_runtime(base, opened, device=device, dtype=dtype, slot_rows=slot_rows, kv_tokens=kv_tokens)
         self.fleet = Fleet(self._runtime)
 
     @property
@@ -106,7 +75,7 @@ class Session(Shown):
         known = self.store.find_record(name)
         if known is None:
             config = LoraConfig.from_options(**options)
-            choose_sites(self.engine.model.sites, config.targets)
+            self._check_possible(config)
             try:
                 self.store.create_record(name, base_digest=self.base.digest, base_name=self.base.name, lora=config)
             except RecordExists:
@@ -115,55 +84,30 @@ class Session(Shown):
             self._check(name, known.base_digest, known.base_name, known.lora, options)
         return Adapter(name, self._runtime)
 
-    def import_peft(self, name: str, folder: str | Path) -> Adapter:
+    def import_peft(self, name: str, folder: str | Path, *, same_base: bool = False) -> Adapter:
         """Make a new record from a PEFT adapter folder; everything about the file is checked before anything is kept.
 
-        Raises `FormatError`, `TargetError` or `ShapeError` when mintbook cannot serve the adapter exactly, and
-        `RecordExists` when the name is taken. The store is then as it was.
+        The folder must show that the adapter was made for this base: by the digest that mintbook's own exports carry,
+        or by naming a model folder whose digest is the base's. ``same_base=True`` says so in the folder's stead. Raises
+        `BaseMismatch` when it is for another base or does not show it, `FormatError`, `TargetError` or `ShapeError`
+        when mintbook cannot serve it exactly, `AdapterError` when it changes nothing, and `RecordExists` when the name
+        is taken.
         """
-        if self.store.find_record(name) is not None:
-            raise RecordExists(f"{name} exists already. Import under another name; revisions of it come from training.")
-        peft = read_peft(Path(folder), self.engine.model.sites)
-        lora = LoraConfig(
-            rank=peft.page.rank,
-            alpha=peft.config.alpha,
-            alpha_rule=peft.config.alpha_rule,
-            targets=target_names(self.engine.model.sites, peft.page.sites),
-            init="peft",
-        )
-        slot = self._runtime.residency.place(peft.page)
-        try:
-            facts = {
-                "receipt": receipt_of(self._runtime, peft.page, slot),
-                "metrics": {"imported": "peft", "base_named_there": peft.config.base_model_name},
-                "seed": lora.seed,
-            }
-            record = self.store.create_record(name, base_digest=self.base.digest, base_name=self.base.name, lora=lora)
-            commit_page(self._runtime, record, peft.page, slot, facts=facts)
-        except BaseException:
-            self._runtime.residency.discard(slot)
-            raise
+        import_folder(self._runtime, name, Path(folder), same_base=same_base)
         return Adapter(name, self._runtime)
 
     def runs(self, limit: int = 20) -> Card:
         """Return the last runs of the store: what, of which adapter, and how they ended."""
-        rows = [[r.id, r.kind, r.record, r.status] for r in self.store.runs(limit=limit)]
-        table = Table(
-            columns=("run", "kind", "adapter", "status"), rows=rows, empty="Nothing has run in this store yet."
-        )
+        rows = [
+            [r.id, r.kind, r.record, r.status, (r.result or {}).get("revision")] for r in self.store.runs(limit=limit)
+        ]
+        columns = ("run", "kind", "adapter", "status", "made")
+        table = Table(columns=columns, rows=rows, empty="Nothing has run in this store yet.")
         return Card("Runs", "the latest first", [table])
 
     def close(self) -> None:
-        """Close the store, and give the base's memory back when no other session uses it."""
-        self.store.close()
-        with _lock:
-            resident = _residents.get(self._key)
-            if resident is None or self not in resident.sessions:
-                return
-            resident.sessions.discard(self)
-            if not resident.sessions:
-                resident.engine.close()
-                del _residents[self._key]
+        """Stop what runs, with its state saved, close the store, and free the base unless another session uses it."""
+        close_runtime(self._runtime)
 
     def card(self) -> Card:
         """Return the base, the store and what computes what, on one card."""
@@ -186,6 +130,21 @@ class Session(Shown):
             f"{bytes_text(self.base.bytes)} base, counted once; {bytes_text(bank.used_bytes)} loaded adapters; "
             f"{bytes_text(cache.used_bytes)} KV cache in use"
         )
+
+    def _check_possible(self, config: LoraConfig) -> None:
+        """Raise before a record is made that no training could ever fill."""
+        sites = choose_sites(self.engine.model.sites, config.targets)
+        narrow = min(sites, key=lambda site: site.in_features)
+        if config.init == "orthonormal" and config.rank > narrow.in_features:
+            raise ConfigError(
+                f"rank is {config.rank}; {narrow.name} has {narrow.in_features} inputs, so that many orthonormal rows "
+                f"do not exist. Use rank ≤ {narrow.in_features}, or init='peft'."
+            )
+        rows = self.engine.model.bank.rows
+        if config.rank > rows:
+            raise ConfigError(
+                f"rank is {config.rank}; this session's slot bank has {rows} rank-rows. Open it with more slot_rows."
+            )
 
     def _check(self, name: str, digest: str, base_name: str, lora: LoraConfig, options: dict[str, Any]) -> None:
         if digest != self.base.digest:

@@ -120,6 +120,77 @@ def test_a_run_that_died_after_its_commit_is_not_made_twice(session: Session, al
     alice.train(FACTS, **QUICK)
 
 
+def test_early_stopping_says_which_step_it_kept(session: Session, alice: Adapter) -> None:
+    options = {**QUICK, "steps": 200, "learning_rate": 0.1, "validation": 0.3, "validate_every": 2, "patience": 2}
+    run = alice.train(FACTS, **options)
+    judged = {e["step"]: e["validation"] for e in run.metrics if "validation" in e}
+    best = min(judged, key=lambda step: judged[step])
+    metrics = alice.revision().manifest.metrics
+    assert (metrics["step"], metrics["validation"]) == (best, judged[best])
+    assert best < run.metrics[-1]["step"]
+    alice.train(FACTS, **QUICK)
+
+
+def test_the_parent_is_read_under_the_lease(
+    open_session: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, other = open_session(), open_session()
+    alice = session.adapter("alice", rank=4)
+    tokenize = Adapter.examples
+
+    def meanwhile(self: Adapter, source: object, **options: object) -> object:
+        monkeypatch.setattr(Adapter, "examples", tokenize)
+        other.adapter("alice").train(FACTS, **QUICK)
+        return tokenize(self, source, **options)
+
+    monkeypatch.setattr(Adapter, "examples", meanwhile)
+    alice.train(FACTS, **QUICK)
+    assert alice.revision("@2").manifest.parent == alice.revision("@1").digest
+
+
+def test_a_resume_never_revives_what_was_rolled_back(session: Session, alice: Adapter) -> None:
+    alice.train(FACTS, **QUICK)
+    alice.train(FACTS, **QUICK)
+    run = alice.train(FACTS, background=True, **{**QUICK, "steps": 500})
+    run.end()
+    alice.rollback()
+    with pytest.raises(ConfigError, match="head"):
+        alice.resume()
+    alice.rollback("@2")
+    resumed = alice.resume(background=True)
+    resumed.end()
+
+
+def test_a_resume_keeps_the_precision_it_began_with(open_session: Callable[..., Session]) -> None:
+    alice = open_session().adapter("alice", rank=4)
+    alice.train(FACTS, background=True, **{**QUICK, "steps": 500}).end()
+    with pytest.raises(ConfigError, match="dtype='float32'"):
+        open_session(dtype="bfloat16").adapter("alice").resume()
+
+
+def test_a_run_that_never_began_properly_does_not_hide_the_one_before(
+    session: Session, alice: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mintbook.train.examples import Examples
+
+    alice.train(FACTS, background=True, **{**QUICK, "steps": 500}).end()
+    with monkeypatch.context() as patch:
+        patch.setattr(Examples, "save", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            alice.train(FACTS, **QUICK)
+    with pytest.raises(DataError, match="validation"):
+        alice.train(FACTS[:1], **{**QUICK, "validation": 0.5})
+    assert [r.status for r in session.store.runs(record="alice")] == ["failed", "stopped"]
+    resumed = alice.resume(background=True)
+    resumed.end()
+    assert resumed.id == session.store.runs(record="alice")[1].id
+
+
+def test_examples_longer_than_the_base_can_read_are_refused(alice: Adapter) -> None:
+    with pytest.raises(ConfigError, match="made for 512"):
+        alice.train(FACTS, max_length=2000, **QUICK)
+
+
 def test_a_failing_training_leaves_the_adapter_as_it_was(
     session: Session, alice: Adapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from peft import PeftModel, get_peft_model
 from tiny import FACTS, QUICK
 from transformers import AutoModelForCausalLM
 
-from mintbook.errors import AdapterError, MintbookError, RecordExists
+from mintbook.errors import AdapterError, BaseMismatch, MintbookError, RecordExists
+from mintbook.model.tiny_base import write_tiny_base
 from mintbook.session import Session
 
 TOKENS = [5, 40, 99, 7, 200, 31, 8]
@@ -105,6 +107,56 @@ def test_a_refused_import_leaves_the_store_unchanged(
     assert session.store.count_records() == 0
     assert session.store.verify() == []
     assert session.engine.model.bank.free_rows == free
+
+
+def test_an_adapter_of_another_base_is_refused(
+    open_session: Callable[..., Session], session: Session, tiny_base_folder: Path, tmp_path: Path
+) -> None:
+    session.adapter("alice", rank=4).train(FACTS, **QUICK)
+    session.fleet["alice"].export(tmp_path / "ours")
+    made_by_peft(tiny_base_folder, tmp_path / "theirs")
+    other = open_session(base=write_tiny_base(tmp_path / "other", seed=1), store=tmp_path / "elsewhere")
+    for folder in ("ours", "theirs"):
+        with pytest.raises(BaseMismatch, match=session.base.digest[:12]):
+            other.import_peft("alice", tmp_path / folder)
+    assert other.store.count_records() == 0
+    config = tmp_path / "theirs" / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": "someone/some-model"}))
+    with pytest.raises(BaseMismatch, match="same_base=True"):
+        session.import_peft("carol", tmp_path / "theirs")
+    assert session.import_peft("carol", tmp_path / "theirs", same_base=True).revision().reference == "carol@1"
+    assert session.import_peft("dave", tmp_path / "ours").revision().weights_digest == (
+        session.fleet["alice"].revision().weights_digest
+    )
+
+
+def test_a_module_that_the_base_lacks_leaves_the_store_unchanged(
+    session: Session, tiny_base_folder: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    made_by_peft(tiny_base_folder, tmp_path / "peft")
+    weights = tmp_path / "peft" / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    name = next(n for n in tensors if "q_proj" in n)
+    tensors[name.replace("q_proj", "z_proj")] = tensors[name].clone()
+    save_file(tensors, weights)
+    with pytest.raises(MintbookError, match="z_proj"):
+        session.import_peft("carol", tmp_path / "peft")
+    assert session.store.count_records() == 0
+
+
+def test_an_import_that_was_cut_off_can_be_done_again(
+    session: Session, tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_by_peft(tiny_base_folder, tmp_path / "peft")
+    free = session.engine.model.bank.free_rows
+    with monkeypatch.context() as patch:
+        patch.setattr(session.store, "commit", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            session.import_peft("carol", tmp_path / "peft")
+    assert session.engine.model.bank.free_rows == free
+    assert session.import_peft("carol", tmp_path / "peft").revision().reference == "carol@1"
 
 
 def test_a_zero_adapter_is_refused_at_import(session: Session, tiny_base_folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,6 +77,13 @@ def test_another_base_is_refused_by_name(open_session: Callable[..., Session], t
         other.adapter("alice")
     with pytest.raises(BaseMismatch, match="alice@1"):
         other.fleet.generate([("alice", "hi")])
+    for act in (
+        lambda: other.fleet["alice"].train(FACTS, **QUICK),
+        lambda: other.fleet["alice"].export(tmp_path / "x"),
+    ):
+        with pytest.raises(BaseMismatch):
+            act()
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])
@@ -107,6 +115,57 @@ def test_a_base_that_is_not_there_is_said_so(open_session: Callable[..., Session
         open_session(dtype="int3")
     with pytest.raises(ConfigError, match="CUDA"):
         open_session(device="cuda")
+
+
+def test_room_that_is_asked_for_is_given_or_refused(open_session: Callable[..., Session]) -> None:
+    open_session(slot_rows=64)
+    with pytest.raises(ConfigError, match="slot_rows is 128, and tiny is resident with 64"):
+        open_session(slot_rows=128)
+    with pytest.raises(ConfigError, match="kv_tokens"):
+        open_session(kv_tokens=4096)
+    assert open_session(slot_rows=None).engine.model.bank.rows == 64
+
+
+def test_a_folder_that_was_rebuilt_is_not_served_from_memory(
+    open_session: Callable[..., Session], tmp_path: Path
+) -> None:
+    first = open_session(base=write_tiny_base(tmp_path / "base", seed=0))
+    digest = first.base.digest
+    shutil.rmtree(tmp_path / "base")
+    write_tiny_base(tmp_path / "base", seed=1)
+    with pytest.raises(ConfigError, match="have changed"):
+        open_session(base=tmp_path / "base")
+    first.close()
+    assert open_session(base=tmp_path / "base").base.digest != digest
+
+
+def test_closing_stops_what_runs_and_leaves_the_record_free(open_session: Callable[..., Session]) -> None:
+    first = open_session()
+    run = first.adapter("alice", rank=4).train(FACTS, background=True, **{**QUICK, "steps": 5000})
+    first.close()
+    assert run.status == "stopped"
+    second = open_session()
+    resumed = second.adapter("alice").resume(background=True)
+    assert resumed.status == "running"
+    resumed.end()
+
+
+def test_an_adapter_keeps_its_base_open(open_session: Callable[..., Session]) -> None:
+    alice = open_session().adapter("alice", rank=4)
+    with open_session():
+        pass
+    alice.train(FACTS, **QUICK)
+    assert alice.generate("hi", max_tokens=2).revision == "alice@1"
+
+
+def test_a_record_that_no_training_could_fill_is_not_made(session: Session) -> None:
+    with pytest.raises(ConfigError, match="orthonormal"):
+        session.adapter("big", rank=65)
+    with pytest.raises(ConfigError, match="slot_rows"):
+        session.adapter("big", rank=65, init="peft")
+    with pytest.raises(ConfigError, match="seed"):
+        session.adapter("big", seed="abc")
+    assert len(session.fleet) == 0
 
 
 def test_displays_say_what_is_there(session: Session) -> None:

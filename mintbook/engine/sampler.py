@@ -22,7 +22,7 @@ def choose(row: Tensor, request: Request, generator: torch.Generator) -> tuple[i
     config = request.sampling
     if not bool(torch.isfinite(row).all()):
         raise RunFailed(
-            f"{request.revision} gives logits that are not finite. Its weights are damaged: go back to an earlier revision."
+            f"{request.revision} gives logits that are not finite: its weights are damaged. Go back to an earlier one."
         )
     token = int(row.argmax()) if config.temperature == 0 else _draw(row, config, generator)
     return token, float(torch.log_softmax(row, dim=-1)[token]) if config.logprobs else None

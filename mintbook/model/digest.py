@@ -108,3 +108,9 @@ def _template_digest(folder: Path) -> str:
 
 def _sha(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def folder_stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Return name, size and time of change of every file of a model folder: cheap, and other when one was rewritten."""
+    found = ((path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file())
+    return tuple((name, status.st_size, status.st_mtime_ns) for name, status in found)

@@ -51,10 +51,13 @@ class Manifest:
     alpha_rule: str
     init: str
     dtype: str
+    """Precision of the stored weights."""
     layout_version: str
     weights_digest: str
     seed: int
     code_version: str
+    compute_dtype: str = ""
+    """Precision of the base, and of the adapter's copy beside it, when the weights were made."""
     parent: str | None = None
     """Digest of the revision that training started from."""
     rollout_ids: tuple[str, ...] = ()

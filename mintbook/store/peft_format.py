@@ -23,6 +23,7 @@ from mintbook.store.peft_config import LARGEST_RANK, PeftConfig, read_peft_confi
 from mintbook.store.untrusted import check_safetensors_header, ordinary_file
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+BASE_KEY = "mintbook_base"
 _PREFIX = "base_model.model."
 _FACTORS = (".lora_A.weight", ".lora_B.weight")
 _DTYPES = ("F32", "F16", "BF16")
@@ -45,6 +46,8 @@ class PeftAdapter:
 
     page: Page
     config: PeftConfig
+    base_digest: str | None = None
+    """The base that the weights file names, where mintbook wrote it."""
 
 
 def read_peft(folder: Path, sites: Sequence[Site]) -> PeftAdapter:
@@ -66,6 +69,7 @@ def read_peft(folder: Path, sites: Sequence[Site]) -> PeftAdapter:
     check_safetensors_header(path)
     try:
         with safe_open(path, framework="pt") as file:
+            base_digest = (file.metadata() or {}).get(BASE_KEY)
             present = _adapted(path, list(file.keys()), sites)
             _check_targets(path, config, present, sites)
             ranks = {site.name: _rank(path, file, config, site) for site in present}
@@ -75,14 +79,17 @@ def read_peft(folder: Path, sites: Sequence[Site]) -> PeftAdapter:
                 bt.copy_(_finite(path, file, _PREFIX + name + _FACTORS[1]).T)
     except SafetensorError as error:
         raise FormatError(f"{path} is not a readable safetensors file: {error}.") from error
-    return PeftAdapter(page, config)
+    return PeftAdapter(page, config, base_digest)
 
 
-def write_peft(page: Page, folder: Path, *, base_model_name: str, sites: Sequence[Site] | None = None) -> None:
+def write_peft(
+    page: Page, folder: Path, *, base_model_name: str, base_digest: str, sites: Sequence[Site] | None = None
+) -> None:
     """Write a page as a folder that ``peft.PeftModel.from_pretrained`` loads, and read it back before it is there.
 
     With ``sites``, all adaptable layers of the base, the targets are written as short names where these mean exactly
-    the page's. PEFT computes each scale as α / r or α / √r; an α that gives the very same double is chosen, or the
+    the page's. ``base_digest`` goes into the weights file's metadata, where only mintbook looks.
+    PEFT computes each scale as α / r or α / √r; an α that gives the very same double is chosen, or the
     nearest one (a unit in the last place away) for the rare scale that no α gives. Raises `AdapterError` when
     ``folder`` is not empty and `FormatError` when what was written does not read back as it was.
     """
@@ -99,7 +106,11 @@ def write_peft(page: Page, folder: Path, *, base_model_name: str, sites: Sequenc
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
             made = Path(beside) / "adapter"
             made.mkdir()
-            _write(page, made, base_model_name, sites)
+            _write_config(page, made, base_model_name, sites)
+            metadata = {"format": "pt", BASE_KEY: base_digest}
+            save_file(_peft_tensors(page), made / WEIGHTS, metadata=metadata)
+            # safetensors writes for the owner alone; an export is as readable as its configuration.
+            (made / WEIGHTS).chmod((made / CONFIG).stat().st_mode)
             _check_same(page, read_peft(made, page.sites).page, folder)
             sync_file(made / CONFIG)
             sync_file(made / WEIGHTS)
@@ -110,13 +121,10 @@ def write_peft(page: Page, folder: Path, *, base_model_name: str, sites: Sequenc
         raise AdapterError(f"The export cannot be put at {folder}: {error}. Choose another place.") from error
 
 
-def _write(page: Page, made: Path, base_model_name: str, sites: Sequence[Site] | None) -> None:
+def _write_config(page: Page, made: Path, base_model_name: str, sites: Sequence[Site] | None) -> None:
     config = {"base_model_name_or_path": base_model_name, **_PLAIN_LORA, **_settings(page)}
     config["target_modules"] = _target_names(page.sites, sites)
     (made / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    save_file(_peft_tensors(page), made / WEIGHTS, metadata={"format": "pt"})
-    # safetensors writes for the owner alone; an export is as readable as its configuration.
-    (made / WEIGHTS).chmod((made / CONFIG).stat().st_mode)
 
 
 def _adapted(path: Path, tensors: Sequence[str], sites: Sequence[Site]) -> list[Site]:

@@ -21,8 +21,8 @@ from mintbook.train.optimizer import AdamW
 class TrainingState:
     """fp32 master weights, AdamW's moments and counter, and how far the run is.
 
-    The order of examples follows from the seed and ``step``, so no generator state is needed. ``best`` and
-    ``unimproved`` serve early stopping; ``best_page`` holds the weights of the best validation.
+    The order of examples follows from the seed and ``step``, so no generator state is needed. ``best`` is the best
+    validation so far, ``unimproved`` how many came after it, and ``best_state`` the whole state at it.
     """
 
     page: Page
@@ -30,7 +30,21 @@ class TrainingState:
     step: int = 0
     best: float | None = None
     unimproved: int = 0
-    best_page: Page | None = None
+    best_state: TrainingState | None = None
+
+    def remember(self) -> None:
+        """Keep a copy of the weights and moments as they are now, as the best so far."""
+        moments = AdamW(self.optimizer.first.clone(), self.optimizer.second.clone(), self.optimizer.steps)
+        self.best_state = TrainingState(self.page.like(self.page.tensor.clone()), moments, self.step)
+
+    def return_to_best(self) -> int:
+        """Go back to the best state, in place, and return its step; without one, stay and return the step."""
+        kept, self.best_state = self.best_state, None
+        if kept is None:
+            return self.step
+        self.page.tensor.copy_(kept.page.tensor)
+        self.optimizer = kept.optimizer
+        return kept.step
 
     def save(self, path: Path) -> None:
         """Write the state beside ``path``, fsync it and rename it.
@@ -42,13 +56,17 @@ class TrainingState:
             "first": self.optimizer.first,
             "second": self.optimizer.second,
         }
-        if self.best_page is not None:
-            tensors["best"] = self.best_page.tensor
+        kept = self.best_state
+        if kept is not None:
+            names = ("best_master", "best_first", "best_second")
+            tensors |= dict(zip(names, (kept.page.tensor, kept.optimizer.first, kept.optimizer.second), strict=True))
         numbers = {
             "step": self.step,
             "optimizer_steps": self.optimizer.steps,
             "best": self.best,
             "unimproved": self.unimproved,
+            "best_step": kept.step if kept is not None else None,
+            "best_optimizer_steps": kept.optimizer.steps if kept is not None else None,
         }
         beside = path.with_suffix(f".{os.getpid()}.tmp")
         save_file(
@@ -74,11 +92,14 @@ class TrainingState:
             raise CorruptStore(
                 f"The training state {path} cannot be read: {error}. Train from a revision instead."
             ) from error
-        return cls(
+        state = cls(
             page=page.like(tensors["master"]),
             optimizer=AdamW(tensors["first"], tensors["second"], numbers["optimizer_steps"]),
             step=numbers["step"],
             best=numbers["best"],
             unimproved=numbers["unimproved"],
-            best_page=page.like(tensors["best"]) if "best" in tensors else None,
         )
+        if "best_master" in tensors:
+            moments = AdamW(tensors["best_first"], tensors["best_second"], numbers["best_optimizer_steps"])
+            state.best_state = cls(page.like(tensors["best_master"]), moments, numbers["best_step"])
+        return state

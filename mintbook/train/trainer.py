@@ -70,10 +70,11 @@ class Trainer:
         self.config = config
         self.data = data
 
-    def run(self, checkpoint: Path, stopping: Callable[[], bool], report: Callable[[StepReport], None]) -> bool:
-        """Step until the run is complete, and return whether it is; ``False`` means that ``stopping()`` ended it.
+    def run(self, checkpoint: Path, stopping: Callable[[], bool], report: Callable[[StepReport], None]) -> int | None:
+        """Step until the run is complete and return the step whose weights it ends with; ``None`` when stopped.
 
-        The state is saved to ``checkpoint`` at the start, every ``checkpoint_every`` steps and when stopped. Raises
+        That step is the last, or under early stopping the one of the best validation, with its moments. The state is
+        saved to ``checkpoint`` at the start, every ``checkpoint_every`` steps and when stopped. Raises
         `RunFailed` when a loss or gradient is not finite; the state is then still that of the step before.
         """
         state, config = self.state, self.config
@@ -82,18 +83,17 @@ class Trainer:
         while state.step < config.steps and not self._exhausted():
             if stopping():
                 state.save(checkpoint)
-                return False
+                return None
             done = self.engine.call(self._step)
             if self.data.validation and (state.step % config.validate_every == 0 or state.step == config.steps):
                 done = self._validated(done)
             report(done)
             if config.checkpoint_every and state.step % config.checkpoint_every == 0 and state.step < config.steps:
                 state.save(checkpoint)
-        if state.best_page is not None and config.patience:
-            state.page.tensor.copy_(state.best_page.tensor)
-            self.engine.call(lambda model: model.bank.write(self.slot, state.page))
         state.save(checkpoint)
-        return True
+        kept = state.return_to_best()
+        self.engine.call(lambda model: model.bank.write(self.slot, state.page))
+        return kept
 
     def validation_loss(self) -> float:
         """Return the mean cross-entropy per target token over the validation examples."""
@@ -111,7 +111,7 @@ class Trainer:
         if state.best is None or loss < state.best:
             state.best, state.unimproved = loss, 0
             if self.config.patience:
-                state.best_page = state.page.like(state.page.tensor.clone())
+                state.remember()
         else:
             state.unimproved += 1
         return StepReport(**{**asdict(done), "validation": loss})
@@ -132,7 +132,7 @@ class Trainer:
             raise RunFailed(
                 f"Step {state.step + 1} gave loss {task:.4g}, KL {kl:.4g} and gradient norm {norm:.4g}; "
                 f"the weights are those of step {state.step}. "
-                f"Lower learning_rate (now {config.learning_rate:g}) and resume or start again."
+                f"Train again with a lower learning_rate (now {config.learning_rate:g})."
             )
         rate = learning_rate_at(state.step, config)
         state.optimizer.step(state.page.tensor, grads.page.tensor, config, rate)

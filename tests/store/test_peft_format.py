@@ -25,6 +25,8 @@ IDS = torch.arange(4, 44)[None]
 PREFIX = "base_model.model."
 Q0 = PREFIX + "model.layers.0.self_attn.q_proj"
 
+BASE_DIGEST = "b" * 64
+
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -134,7 +136,7 @@ def test_what_peft_made_has_the_same_effect_here(
     assert (merged - _logits(_model(base))).abs().max() > 0.05
     spoilt = replace(adapter.page, scales=tuple(scale * 1.01 for scale in adapter.page.scales))
     assert (_logits(_merged(base, spoilt)) - expected).abs().max() > 1e-4
-    write_peft(adapter.page, tmp_path / "b", base_model_name="tiny", sites=sites)
+    write_peft(adapter.page, tmp_path / "b", base_model_name="tiny", base_digest=BASE_DIGEST, sites=sites)
     again = read_peft(tmp_path / "b", sites).page
     assert torch.equal(again.tensor, adapter.page.tensor)
     assert (again.sites, again.ranks, again.scales) == (adapter.page.sites, adapter.page.ranks, adapter.page.scales)
@@ -184,7 +186,7 @@ def test_an_export_has_the_same_effect_in_peft(
 ) -> None:
     count = len(sites)
     page = _page(sites, (ranks * count)[:count], (scales * count)[:count])
-    write_peft(page, tmp_path / "out", base_model_name="tiny", sites=sites if short else None)
+    write_peft(page, tmp_path / "out", base_model_name="tiny", base_digest=BASE_DIGEST, sites=sites if short else None)
     model = PeftModel.from_pretrained(_model(base), tmp_path / "out")
     torch.testing.assert_close(_logits(model), _logits(_merged(base, page)), rtol=0, atol=2e-5)
     assert (_logits(model) - _logits(_model(base))).abs().max() > 1e-3
@@ -205,7 +207,7 @@ def test_an_export_of_some_layers_names_just_these(base: Path, sites: tuple[Site
         ("some", some, [site.name for site in some]),
     ):
         page = _page(chosen, [2] * len(chosen), [1.0] * len(chosen))
-        write_peft(page, tmp_path / name, base_model_name="tiny", sites=sites)
+        write_peft(page, tmp_path / name, base_model_name="tiny", base_digest=BASE_DIGEST, sites=sites)
         assert json.loads((tmp_path / name / "adapter_config.json").read_text())["target_modules"] == targets
         model = PeftModel.from_pretrained(_model(base), tmp_path / name)
         torch.testing.assert_close(_logits(model), _logits(_merged(base, page)), rtol=0, atol=2e-5)
@@ -215,7 +217,7 @@ def test_an_export_of_some_layers_names_just_these(base: Path, sites: tuple[Site
 def test_a_half_precision_page_is_exported_as_it_is(sites: tuple[Site, ...], tmp_path: Path) -> None:
     page = _page(sites, [2] * len(sites), [1.0] * len(sites))
     half = page.like(page.tensor.bfloat16())
-    write_peft(half, tmp_path / "out", base_model_name="tiny")
+    write_peft(half, tmp_path / "out", base_model_name="tiny", base_digest=BASE_DIGEST)
     assert {t.dtype for t in load_file(tmp_path / "out" / "adapter_model.safetensors").values()} == {torch.bfloat16}
     assert torch.equal(read_peft(tmp_path / "out", sites).page.tensor, half.tensor.float())
 
@@ -227,12 +229,12 @@ def test_a_place_that_is_taken_is_left_alone(sites: tuple[Site, ...], tmp_path: 
     (taken / "notes.txt").write_text("mine")
     for place in (taken, taken / "notes.txt"):
         with pytest.raises(AdapterError, match="Choose another place"):
-            write_peft(page, place, base_model_name="tiny")
+            write_peft(page, place, base_model_name="tiny", base_digest=BASE_DIGEST)
     with pytest.raises(AdapterError, match="cannot be put at"):
-        write_peft(page, taken / "notes.txt" / "below", base_model_name="tiny")
+        write_peft(page, taken / "notes.txt" / "below", base_model_name="tiny", base_digest=BASE_DIGEST)
     assert [path.name for path in taken.iterdir()] == ["notes.txt"]
     (tmp_path / "empty").mkdir()
-    write_peft(page, tmp_path / "empty", base_model_name="tiny")
+    write_peft(page, tmp_path / "empty", base_model_name="tiny", base_digest=BASE_DIGEST)
     assert sorted(path.name for path in (tmp_path / "empty").iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",
@@ -250,7 +252,7 @@ def test_an_export_that_reads_back_otherwise_is_not_kept(
 
     monkeypatch.setattr("mintbook.store.peft_format.save_file", spoil)
     with pytest.raises(FormatError, match="read back"):
-        write_peft(page, tmp_path / "out", base_model_name="tiny")
+        write_peft(page, tmp_path / "out", base_model_name="tiny", base_digest=BASE_DIGEST)
     assert not list(tmp_path.iterdir())
 
 
@@ -258,7 +260,7 @@ def test_numbers_that_are_none_are_not_exported(sites: tuple[Site, ...], tmp_pat
     page = _page(sites, [2] * len(sites), [1.0] * len(sites))
     page.tensor[0, 0] = math.nan
     with pytest.raises(AdapterError, match="1 numbers that are NaN"):
-        write_peft(page, tmp_path / "out", base_model_name="tiny")
+        write_peft(page, tmp_path / "out", base_model_name="tiny", base_digest=BASE_DIGEST)
     assert not list(tmp_path.iterdir())
 
 

@@ -140,10 +140,17 @@ def test_early_stopping_returns_the_best_weights(engine: Engine, tmp_path: Path)
         }
     )
     state = fresh(engine)
-    reports = train(engine, state, tmp_path / "a.safetensors", config)
+    slot = engine.call(lambda model: model.bank.load(state.page))
+    reports: list[StepReport] = []
+    kept = Trainer(engine, slot, state, config, data(engine)).run(tmp_path / "a", lambda: False, reports.append)
+    engine.call(lambda model: model.bank.free(slot))
     judged = [r.validation for r in reports if r.validation is not None]
     assert len(reports) < 200
     assert state.best == min(judged) == judged[-3]
+    assert kept == reports[-1].step - 4 == state.optimizer.steps, "weights, moments and step are those of the best"
+    found = TrainingState.load(tmp_path / "a", fresh(engine).page)
+    assert found.best_state is not None
+    assert torch.equal(found.best_state.page.tensor, state.page.tensor)
     slot = engine.call(lambda model: model.bank.load(state.page))
     assert Trainer(engine, slot, state, config, data(engine)).validation_loss() == pytest.approx(state.best, abs=1e-6)
 

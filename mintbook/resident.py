@@ -1,0 +1,84 @@
+"""A base in memory, with its engine and slots, shared by every session that asks for the same one."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from pathlib import Path
+
+from mintbook.display.live import Live
+from mintbook.engine.engine import Engine
+from mintbook.errors import ConfigError
+from mintbook.model.base import Base, load_base
+from mintbook.model.digest import folder_stamp
+from mintbook.model.packed_model import PackedModel
+from mintbook.runtime import Runtime
+from mintbook.serve.residency import Residency
+from mintbook.store.store import Store
+
+SLOT_ROWS = 512
+KV_TOKENS = 16_384
+
+
+class Resident:
+    """One base, kept while a session or an adapter of one is open on it."""
+
+    def __init__(self, base: Base, slot_rows: int, kv_tokens: int) -> None:
+        self.base = base
+        self.stamp = folder_stamp(base.folder)
+        self.engine = Engine(PackedModel(base.model, slot_rows=slot_rows), base.renderer.tokenizer, kv_tokens=kv_tokens)
+        self.residency = Residency(self.engine, base.digest)
+        self.runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
+
+    def check_asked(self, slot_rows: int | None, kv_tokens: int | None) -> None:
+        """Raise `ConfigError` when a session asks for other room than there is, or the folder has changed."""
+        there = {"slot_rows": self.engine.model.bank.rows, "kv_tokens": self.engine.cache.capacity_tokens}
+        for name, asked in (("slot_rows", slot_rows), ("kv_tokens", kv_tokens)):
+            if asked is not None and asked != there[name]:
+                raise ConfigError(
+                    f"{name} is {asked}, and {self.base.name} is resident with {there[name]}. Close the sessions and "
+                    "adapters on it first, or leave the option out."
+                )
+        if folder_stamp(self.base.folder) != self.stamp:
+            raise ConfigError(
+                f"The files in {self.base.folder} have changed since {self.base.name} was loaded from them. Close the "
+                "sessions and adapters on it first; the next session reads them anew."
+            )
+
+
+_residents: dict[tuple[str, str, str], Resident] = {}
+_lock = threading.Lock()
+
+
+def open_runtime(
+    base: str | Path | None, store: Store, *, device: str, dtype: str, slot_rows: int | None, kv_tokens: int | None
+) -> Runtime:
+    """Return a runtime on the resident base, loading it first when nobody has."""
+    key = _key(base, device, dtype)
+    with _lock, Live() as live:
+        resident = _residents.get(key)
+        if resident is None:
+            found = load_base(base, dtype=dtype, device=device, progress=live.line)
+            resident = _residents[key] = Resident(found, slot_rows or SLOT_ROWS, kv_tokens or KV_TOKENS)
+        resident.check_asked(slot_rows, kv_tokens)
+        runtime = Runtime(resident.base, store, resident.engine, resident.residency)
+        resident.runtimes.add(runtime)
+    return runtime
+
+
+def close_runtime(runtime: Runtime) -> None:
+    """Stop the runtime's runs, with their state saved, close its store, and free the base if it was the last on it."""
+    runtime.end_runs()
+    runtime.store.close()
+    with _lock:
+        for key, resident in list(_residents.items()):
+            if runtime in resident.runtimes:
+                resident.runtimes.discard(runtime)
+                if not resident.runtimes:
+                    resident.engine.close()
+                    del _residents[key]
+
+
+def _key(base: str | Path | None, device: str, dtype: str) -> tuple[str, str, str]:
+    folder = Path(base).expanduser() if base is not None else None
+    return str(folder.resolve() if folder is not None and folder.is_dir() else base), device, dtype

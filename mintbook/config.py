@@ -4,18 +4,47 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from mintbook.errors import ConfigError, nearest
 
 AlphaRule = Literal["constant", "ratio", "sqrt"]
 Init = Literal["orthonormal", "peft"]
 Schedule = Literal["cosine", "constant"]
+COLDEST = 1e-3
+"""Smallest temperature that is not greedy: below it the division leaves fp32's range."""
+BELOW_ONE = 1 - 2**-53
+
+
+SEEDS = 2**40
+"""Seeds are below this: every generator takes them, and so does what is derived from them."""
 
 
 def _check(holds: object, what: str) -> None:
     if not holds:
         raise ConfigError(what)
+
+
+def _integer(config: object, name: str, low: int, high: int | None = None) -> None:
+    value = getattr(config, name)
+    fits = isinstance(value, int) and not isinstance(value, bool) and low <= value and (high is None or value <= high)
+    _check(
+        fits, f"{name} is {value!r}; it must be an integer of at least {low}" + (f", at most {high}." if high else ".")
+    )
+
+
+def _number(config: object, name: str, low: float, high: float = math.inf, *, above: bool = False) -> None:
+    """Check for a finite number in [low, high], or in (low, high] where it must lie ``above`` low."""
+    value = getattr(config, name)
+    real = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    fits = real and (low < value if above else low <= value) and value <= high
+    bound = f"{'above' if above else 'of at least'} {low:g}" + (f", at most {high:g}" if math.isfinite(high) else "")
+    _check(fits, f"{name} is {value!r}; it must be a finite number {bound}.")
+
+
+def _choice(config: object, name: str, known: tuple[str, ...]) -> None:
+    value = getattr(config, name)
+    _check(value in known, f"{name} is {value!r}; it must be one of {', '.join(map(repr, known))}.")
 
 
 def _texts(given: Any) -> tuple[Any, ...]:
@@ -62,17 +91,14 @@ class LoraConfig(_Config):
     """Seed of A's start."""
 
     def __post_init__(self) -> None:
-        _check(
-            isinstance(self.rank, int) and 1 <= self.rank <= 256,
-            f"rank is {self.rank!r}; it must be an integer from 1 to 256.",
-        )
-        _check(self.alpha > 0, f"alpha is {self.alpha!r}; it must be positive.")
-        _check(
-            self.alpha_rule in ("constant", "ratio", "sqrt"),
-            f"alpha_rule is {self.alpha_rule!r}; it must be 'constant', 'ratio' or 'sqrt'.",
-        )
-        _check(self.init in ("orthonormal", "peft"), f"init is {self.init!r}; it must be 'orthonormal' or 'peft'.")
-        _check(bool(self.targets), "targets is empty; name at least one module, or say 'all-linear'.")
+        _integer(self, "rank", 1, 256)
+        _number(self, "alpha", 0, above=True)
+        _choice(self, "alpha_rule", get_args(AlphaRule))
+        _choice(self, "init", get_args(Init))
+        _integer(self, "seed", 0, SEEDS)
+        named = isinstance(self.targets, (str, tuple, list)) and bool(self.targets)
+        named = named and all(isinstance(target, str) and target for target in self.targets)
+        _check(named, f"targets is {self.targets!r}; name at least one module, or say 'all-linear'.")
         object.__setattr__(self, "targets", self.targets if isinstance(self.targets, str) else tuple(self.targets))
 
     @property
@@ -122,27 +148,21 @@ class TrainConfig(_Config):
     """Seed of the order of examples and of the validation split."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulation", "max_length", "validate_every", "anchor_batch_size"):
-            value = getattr(self, name)
-            _check(isinstance(value, int) and value >= 1, f"{name} is {value!r}; it must be an integer of at least 1.")
-        for name in ("patience", "checkpoint_every", "clip", "weight_decay", "anchor"):
-            _check(getattr(self, name) >= 0, f"{name} is {getattr(self, name)!r}; it must not be negative.")
-        _check(self.learning_rate > 0, f"learning_rate is {self.learning_rate!r}; it must be positive.")
-        _check(0 <= self.warmup <= 1, f"warmup is {self.warmup!r}; it is a share of the steps, from 0 to 1.")
-        _check(
-            0 <= self.validation < 1,
-            f"validation is {self.validation!r}; it is a share of the examples, from 0 to below 1.",
-        )
-        _check(
-            self.schedule in ("cosine", "constant"),
-            f"schedule is {self.schedule!r}; it must be 'cosine' or 'constant'.",
-        )
+        for name in ("steps", "batch_size", "accumulation", "validate_every", "anchor_batch_size"):
+            _integer(self, name, 1)
+        _integer(self, "max_length", 2)
+        for name in ("patience", "checkpoint_every"):
+            _integer(self, name, 0)
+        _integer(self, "seed", 0, SEEDS)
+        for name in ("learning_rate", "eps"):
+            _number(self, name, 0, above=True)
+        for name in ("clip", "weight_decay", "anchor"):
+            _number(self, name, 0)
+        _number(self, "warmup", 0, 1)
+        for name in ("validation", "beta1", "beta2"):
+            _number(self, name, 0, BELOW_ONE)
+        _choice(self, "schedule", get_args(Schedule))
         _check(self.patience == 0 or self.validation > 0, "patience needs a validation share above 0 to judge by.")
-        _check(
-            0 <= self.beta1 < 1 and 0 <= self.beta2 < 1,
-            f"beta1 {self.beta1!r} and beta2 {self.beta2!r} must lie in [0, 1).",
-        )
-        _check(self.eps > 0, f"eps is {self.eps!r}; it must be positive.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,18 +184,13 @@ class SampleConfig(_Config):
     """Return the log-probability of every token of the answer."""
 
     def __post_init__(self) -> None:
-        _check(
-            isinstance(self.max_tokens, int) and self.max_tokens >= 1,
-            f"max_tokens is {self.max_tokens!r}; it must be an integer of at least 1.",
-        )
-        _check(self.temperature >= 0, f"temperature is {self.temperature!r}; it must not be negative.")
-        _check(
-            isinstance(self.top_k, int) and self.top_k >= 0,
-            f"top_k is {self.top_k!r}; it must be an integer, 0 or more.",
-        )
-        _check(0 < self.top_p <= 1, f"top_p is {self.top_p!r}; it must lie in (0, 1].")
+        _integer(self, "max_tokens", 1)
+        _number(self, "temperature", 0)
+        cold = 0 < self.temperature < COLDEST
+        _check(not cold, f"temperature is {self.temperature!r}; it must be 0 (greedy) or at least {COLDEST:g}.")
+        _integer(self, "top_k", 0)
+        _number(self, "top_p", 0, 1, above=True)
+        _integer(self, "seed", 0, 2 * SEEDS)
         object.__setattr__(self, "stop", _texts(self.stop))
-        _check(
-            all(isinstance(text, str) and text for text in self.stop),
-            f"stop is {self.stop!r}; it must hold non-empty strings.",
-        )
+        named = all(isinstance(text, str) and text for text in self.stop)
+        _check(named, f"stop is {self.stop!r}; it must hold non-empty strings.")

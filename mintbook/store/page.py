@@ -106,7 +106,7 @@ class Page:
                 layout = json.loads((file.metadata() or {}).get("mintbook", "{}"))
                 if layout.get("layout") != LAYOUT:
                     raise FormatError(f"{path} has layout {layout.get('layout')!r}; this version reads {LAYOUT!r}.")
-                tensor = file.get_tensor("page")
+                tensor = file.get_tensor("page").clone()
         except (SafetensorError, json.JSONDecodeError) as error:
             raise FormatError(f"{path} is not a readable page of adapter weights: {error}.") from error
         return cls(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -18,6 +20,7 @@ from mintbook.engine.engine import Engine
 from mintbook.engine.request import Request
 from mintbook.model.batch import NO_ADAPTER
 from mintbook.model.renderer import Renderer
+from mintbook.store.filesystem import sync_file
 from mintbook.train.examples import Example
 
 ANSWER_TOKENS = 12
@@ -51,19 +54,40 @@ def load_anchors(
     They are the base's alone, so they are made once and kept in ``cache``.
     """
     prompts = anchor_prompts()
-    if cache.is_file():
-        with safe_open(cache, framework="pt") as file:
-            kept = json.loads(file.metadata()["anchors"])
-            if kept["prompts"] == prompts and kept["top"] == TOP and kept["answer_tokens"] == ANSWER_TOKENS:
-                return _anchors(kept["pairs"], file.get_tensor("top_ids"), file.get_tensor("top_logprobs"))
+    weight = next(engine.model.model.parameters())
+    made_from = {
+        "prompts": prompts,
+        "top": TOP,
+        "answer_tokens": ANSWER_TOKENS,
+        "renderer": renderer.digest,
+        "dtype": str(weight.dtype),
+    }
+    kept = _read(cache, made_from)
+    if kept is not None:
+        return kept
     pairs = _answers(engine, renderer, prompts, say)
     ids, logprobs = _tops(engine, pairs, say)
     cache.parent.mkdir(parents=True, exist_ok=True)
-    kept = {"prompts": prompts, "top": TOP, "answer_tokens": ANSWER_TOKENS, "pairs": pairs}
-    beside = cache.with_suffix(".tmp")
-    save_file({"top_ids": ids, "top_logprobs": logprobs}, beside, {"anchors": json.dumps(kept)})
+    beside = cache.with_suffix(f".{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    told = json.dumps({"made_from": made_from, "pairs": pairs})
+    save_file({"top_ids": ids, "top_logprobs": logprobs}, beside, {"anchors": told})
+    sync_file(beside)
     beside.rename(cache)
     return _anchors(pairs, ids, logprobs)
+
+
+def _read(cache: Path, made_from: dict[str, object]) -> list[Anchor] | None:
+    """Return the anchors that are kept, or ``None`` when there are none, others, or a file that cannot be read."""
+    try:
+        with safe_open(cache, framework="pt") as file:
+            told = json.loads(file.metadata()["anchors"])
+            if told["made_from"] != made_from:
+                return None
+            # Copies: what safetensors hands out is the file's own memory, which goes when the file is cut short.
+            ids, logprobs = (file.get_tensor(name).clone() for name in ("top_ids", "top_logprobs"))
+            return _anchors(told["pairs"], ids, logprobs)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None  # they are made again: nothing is lost but the time
 
 
 def _answers(
@@ -75,10 +99,16 @@ def _answers(
         for p in prompts
     ]
     pairs = []
-    for number, generation in enumerate([engine.submit(request) for request in requests], start=1):
-        answer = generation.result().tokens
-        pairs.append((list(generation.request.tokens), list(answer)))
-        say("asking the base for its anchor answers, once per base", number, len(requests))
+    running = [engine.submit(request) for request in requests]
+    try:
+        for number, generation in enumerate(running, start=1):
+            answer = generation.result().tokens
+            pairs.append((list(generation.request.tokens), list(answer)))
+            say("asking the base for its anchor answers, once per base", number, len(requests))
+    except BaseException:
+        for generation in running:
+            generation.cancel()
+        raise
     return pairs
 
 

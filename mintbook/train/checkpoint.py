@@ -87,7 +87,7 @@ class TrainingState:
         try:
             with safe_open(path, framework="pt") as file:
                 numbers: dict[str, Any] = json.loads(file.metadata()["state"])
-                tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise CorruptStore(
                 f"The training state {path} cannot be read: {error}. Train from a revision instead."

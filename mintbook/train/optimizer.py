@@ -51,7 +51,7 @@ def learning_rate_at(step: int, config: TrainConfig) -> float:
         return config.learning_rate * (step + 1) / warmup
     if config.schedule == "constant":
         return config.learning_rate
-    done = (step - warmup) / max(1, config.steps - warmup)
+    done = (step - warmup) / max(1, config.steps - warmup - 1)
     return config.learning_rate * (0.55 + 0.45 * math.cos(math.pi * min(1.0, done)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,4 +56,20 @@ def test_anchors_are_the_bases_own_answers_and_thoughts(engine: Engine, tiny_tok
     again = load_anchors(engine, Renderer(tiny_tokenizer), cache, lambda what, done, total: said.append(what))
     assert not said, "the second time nothing is asked"
     assert [a.example for a in again] == [a.example for a in anchors]
+    cache.write_bytes(cache.read_bytes()[:200])
+    mended = load_anchors(engine, Renderer(tiny_tokenizer), cache, lambda what, done, total: said.append(what))
+    assert said, "a damaged cache is made again"
+    assert [a.example for a in mended] == [a.example for a in anchors]
     assert torch.equal(again[3].top_logprobs, anchor.top_logprobs)
+
+
+def test_making_anchors_can_be_stopped(engine: Engine, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    def stop(what: str, done: float, total: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        load_anchors(engine, Renderer(tiny_tokenizer), tmp_path / "a.safetensors", stop)
+    while not engine.scheduler.idle:
+        time.sleep(0.01)
+    assert engine.cache.free_tokens == engine.cache.capacity_tokens
+    assert list(tmp_path.iterdir()) == []

@@ -205,8 +205,11 @@ def test_the_rate_warms_up_and_falls_to_a_tenth() -> None:
     rates = [learning_rate_at(step, config) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9] == rates[10] == 1.0
-    assert rates[-1] == pytest.approx(0.1, abs=0.01)
+    assert rates[-1] == pytest.approx(0.1)
     assert sorted(rates[10:], reverse=True) == rates[10:]
+    short = TrainConfig(steps=4, warmup=0.0, learning_rate=1.0)
+    assert [learning_rate_at(step, short) for step in (0, 3)] == [1.0, pytest.approx(0.1)]
+    assert learning_rate_at(0, TrainConfig(steps=1, learning_rate=1.0)) == 1.0
 
 
 def test_the_order_is_one_endless_row_of_rounds() -> None:

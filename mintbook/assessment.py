@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mintbook.config import SampleConfig
+from mintbook.display.live import Live
 from mintbook.evals.perplexity import Perplexity, perplexity
 from mintbook.evals.recall import Question, Score, score
 from mintbook.evals.report import Evaluation, Kept, Rise, Subject
@@ -52,13 +53,17 @@ def assess(
 def ask(runtime: Runtime, revision: Revision | None, questions: Sequence[Question]) -> Score:
     """Return the greedy answers of a revision (``None``: the base) of at most 32 tokens, judged."""
     asks = [(revision, question.question) for question in questions]
-    answers = runtime.complete(asks, SampleConfig(max_tokens=ANSWER_TOKENS))
+    who = revision.reference if revision is not None else runtime.base.name
+    answers = runtime.complete(asks, SampleConfig(max_tokens=ANSWER_TOKENS), doing=f"{who} is answering questions")
     return score(questions, [answer.text for answer in answers])
 
 
 def _read_prose(runtime: Runtime, revision: Revision | None) -> Perplexity:
     tokenizer = runtime.base.renderer.tokenizer
     paragraphs = [list(tokenizer(text, add_special_tokens=False).input_ids) for text in load_prose()]
-    with runtime.leased(revision) as slot:
-        found = runtime.engine.logprobs(paragraphs, [slot] * len(paragraphs), budget=512)
+    with runtime.leased(revision) as slot, Live() as live:
+        slots = [slot] * len(paragraphs)
+        found = runtime.engine.logprobs(
+            paragraphs, slots, budget=512, say=lambda done, total: live.line("reading prose", done / total)
+        )
     return perplexity([row.tolist() for row in found])

@@ -52,7 +52,11 @@ def _behaviour(
 ) -> BehaviourDiff:
     renderer = runtime.base.renderer
     sampling = SampleConfig(max_tokens=ANSWER_TOKENS)
-    answers = runtime.complete([(who, probe.prompt) for who in (left, right) for probe in probes], sampling)
+    answers = runtime.complete(
+        [(who, probe.prompt) for who in (left, right) for probe in probes],
+        sampling,
+        doing="both sides are answering the probes",
+    )
     of_left, of_right = answers[: len(probes)], answers[len(probes) :]
     readings = []
     with runtime.leased(left) as slot_a, runtime.leased(right) as slot_b:

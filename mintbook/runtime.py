@@ -9,6 +9,7 @@ from typing import Any
 from weakref import WeakSet
 
 from mintbook.config import SampleConfig
+from mintbook.display.live import Live
 from mintbook.engine.engine import Engine
 from mintbook.engine.request import Completion, Generation, Request
 from mintbook.errors import CapacityError, ConfigError
@@ -104,14 +105,22 @@ class Runtime:
             self.residency.release(revision)
 
     def complete(
-        self, asks: Sequence[tuple[Revision | None, Prompt]], sampling: SampleConfig | Sequence[SampleConfig]
+        self,
+        asks: Sequence[tuple[Revision | None, Prompt]],
+        sampling: SampleConfig | Sequence[SampleConfig],
+        *,
+        doing: str = "answering",
     ) -> list[Completion]:
-        """Answer all asks in shared batches, in their order; an interrupt cancels those that are not done."""
+        """Answer all asks in shared batches, in their order, with progress; an interrupt cancels what is not done."""
         configs = [sampling] * len(asks) if isinstance(sampling, SampleConfig) else list(sampling)
         running: list[Generation] = []
         try:
             for (revision, prompt), config in zip(asks, configs, strict=True):
                 running.append(self._submit_with_patience(revision, prompt, config, running))
+            with Live() as live:
+                for number, generation in enumerate(running):
+                    while not generation.wait(0.25):
+                        live.line(f"{doing}: {number} of {len(running)}")
             return [generation.result() for generation in running]
         except BaseException:
             for generation in running:

@@ -107,10 +107,18 @@ class Engine:
 
         return self.call(work)
 
-    def logprobs(self, sequences: Sequence[Sequence[int]], slots: Sequence[int], *, budget: int = 1024) -> list[Tensor]:
+    def logprobs(
+        self,
+        sequences: Sequence[Sequence[int]],
+        slots: Sequence[int],
+        *,
+        budget: int = 1024,
+        say: Callable[[int, int], None] = lambda done, total: None,
+    ) -> list[Tensor]:
         """Return the log-probability ``[n - 1]`` of every token but the first, given those before it.
 
-        Sequences share forwards of at most ``budget`` tokens (more when one alone is longer).
+        Sequences share forwards of at most ``budget`` tokens (more when one alone is longer); ``say`` hears how many of
+        them are done.
         """
         found: list[Tensor] = []
         at = 0
@@ -124,6 +132,7 @@ class Engine:
                 targets = torch.tensor(tokens[1:], device=logits.device)
                 found.append(torch.log_softmax(logits[:-1], dim=-1).gather(1, targets[:, None])[:, 0].cpu())
             at = end
+            say(at, len(sequences))
         return found
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -76,14 +77,9 @@ class Generation:
     def __iter__(self) -> Iterator[Chunk]:
         while self._answer is None and self._error is None:
             item = self._queue.get()
+            self._take(item)
             if isinstance(item, Chunk):
                 yield item
-                continue
-            if isinstance(item, Completion):
-                self._answer = item
-            else:
-                self._error = item
-            self._queue.put(item)  # for whoever else waits
         if self._error is not None:
             raise self._error
 
@@ -91,6 +87,17 @@ class Generation:
     def done(self) -> bool:
         """Whether somebody has received the whole answer, or the error."""
         return self._answer is not None or self._error is not None
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for the end, dropping chunks, but not longer than ``timeout_s``; return whether it has come."""
+        until = time.monotonic() + timeout_s
+        while not self.done:
+            try:
+                item = self._queue.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                return False
+            self._take(item)
+        return True
 
     def result(self) -> Completion:
         """Wait for the whole answer; raise what made the request fail."""
@@ -105,6 +112,15 @@ class Generation:
     def cancel(self) -> None:
         """Ask the engine to drop the request at its next step; the answer so far comes with ``cancelled``."""
         self.cancelled = True
+
+    def _take(self, item: Chunk | Completion | BaseException) -> None:
+        if isinstance(item, Chunk):
+            return
+        if isinstance(item, Completion):
+            self._answer = item
+        else:
+            self._error = item
+        self._queue.put(item)  # for whoever else waits
 
     def put(self, item: Chunk | Completion | BaseException) -> None:
         """Hand a chunk, the answer or an error to whoever waits (the engine calls this)."""

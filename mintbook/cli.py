@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
 
     study = commands.add_parser("study", help="run a recorded study and write its rows")
     study.add_argument("name", choices=["people", "succession"])
-    study.add_argument("--seeds", type=int, default=3)
+    study.add_argument("--seeds", type=_at_least_one, default=3)
     study.add_argument("--out", type=Path, default=Path("out"), help="where the rows go, as JSON")
     study.set_defaults(run=_study)
 
@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
 def _demo(options: argparse.Namespace) -> int:
     from mintbook.notebook import execute_notebook
 
+    _obtain_base()
     execute_notebook(options.notebook, options.out)
     return 0
 
@@ -60,11 +61,21 @@ def _study(options: argparse.Namespace) -> int:
     return 0
 
 
-def _base(options: argparse.Namespace) -> int:
+def _base(_options: argparse.Namespace) -> int:
+    print(_obtain_base())
+    return 0
+
+
+def _obtain_base() -> Path:
     from mintbook.display.live import Live
     from mintbook.model import default_base
 
     with Live() as live:
-        folder = default_base.obtain(progress=live.line)
-    print(folder)
-    return 0
+        return default_base.obtain(progress=live.line)
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
+    return number

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import resource
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,52 +15,87 @@ from mintbook.display.quantity import bytes_text, seconds_text
 from mintbook.errors import ConfigError, RunFailed
 
 CELL_TIMEOUT_S = 1200
+HEARTBEAT_S = 10.0
 
 
 def execute_notebook(notebook: Path, out: Path) -> Path:
-    """Run every cell in a fresh kernel, print text and outputs as they come, and save the notebook as an HTML page.
+    """Run every cell in a fresh kernel, tell its text and outputs as they come, and save it all as an HTML page.
 
-    Prints the wall time and the kernel's peak memory. Raises `ConfigError` when there is no such notebook, and
-    `RunFailed` when a cell fails; the page with the cells so far is saved then too.
+    A cell that takes long says so every ten seconds on stderr. Prints the wall time and the kernel's peak memory at the
+    end. Raises `ConfigError` when there is no such notebook or no nbclient, and `RunFailed` when a cell fails or its
+    kernel dies; the page with the cells so far is saved then too.
     """
     if not notebook.is_file():
         raise ConfigError(
             f"There is no notebook {notebook}. Run this from a checkout of the project, or give its path."
         )
-    import nbformat
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError, DeadKernelError
-    from nbconvert import HTMLExporter
+    try:
+        import nbformat
+        from nbclient import NotebookClient
+        from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+        from nbconvert import HTMLExporter
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{error.name} is not installed. Install mintbook[notebook] to run notebooks.") from error
 
     content = nbformat.read(notebook, as_version=4)
-    client = NotebookClient(
-        content,
-        timeout=CELL_TIMEOUT_S,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(notebook.parent)}},
-        on_cell_start=lambda cell, cell_index: _tell_source(cell),
-        on_cell_executed=lambda cell, cell_index, execute_reply: _tell_outputs(cell),
-    )
     began = time.monotonic()
     page = out / f"{notebook.stem}.html"
     try:
-        client.execute()
-    except CellExecutionError as error:
+        with _heartbeat(len(content.cells)) as beat:
+            NotebookClient(
+                content,
+                timeout=CELL_TIMEOUT_S,
+                kernel_name="python3",
+                resources={"metadata": {"path": str(notebook.parent)}},
+                on_cell_start=beat.start,
+                on_cell_executed=lambda cell, cell_index, execute_reply: _tell_outputs(cell),
+            ).execute()
+    except (CellExecutionError, CellTimeoutError) as error:
         raise RunFailed(f"{notebook.name} stopped at a failing cell; {page} shows it.\n{error}") from error
     except DeadKernelError as error:
-        raise RunFailed(
-            f"The kernel of {notebook.name} died, perhaps for want of memory; {page} has the cells so far."
-        ) from error
+        died = f"The kernel of {notebook.name} died, perhaps for want of memory; {page} has the cells so far."
+        raise RunFailed(died) from error
     finally:
         out.mkdir(parents=True, exist_ok=True)
         page.write_text(HTMLExporter().from_notebook_node(content)[0], encoding="utf-8")
-    seconds = time.monotonic() - began
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    print(
-        f"\n{notebook.name}: {seconds_text(seconds)} wall time, {bytes_text(peak)} peak memory of the kernel."
-        f"\nPage: {page}"
-    )
+    taken = seconds_text(time.monotonic() - began)
+    print(f"\n{notebook.name}: {taken} wall time, {bytes_text(peak)} peak memory of the kernel.\nPage: {page}")
     return page
+
+
+class _Beat:
+    """Which cell runs, and since when."""
+
+    def __init__(self, cells: int) -> None:
+        self.cells = cells
+        self.index = 0
+        self.began = time.monotonic()
+
+    def start(self, cell: Mapping[str, Any], cell_index: int) -> None:
+        self.index, self.began = cell_index, time.monotonic()
+        _tell_source(cell)
+
+    def line(self) -> str:
+        return f"… cell {self.index + 1} of {self.cells}, for {seconds_text(time.monotonic() - self.began)}"
+
+
+@contextmanager
+def _heartbeat(cells: int) -> Iterator[_Beat]:
+    beat, over = _Beat(cells), threading.Event()
+
+    def tell() -> None:
+        while not over.wait(HEARTBEAT_S):
+            if time.monotonic() - beat.began >= HEARTBEAT_S:
+                print(beat.line(), file=sys.stderr, flush=True)
+
+    teller = threading.Thread(target=tell, name="mintbook-heartbeat", daemon=True)
+    teller.start()
+    try:
+        yield beat
+    finally:
+        over.set()
+        teller.join()
 
 
 def _tell_source(cell: Mapping[str, Any]) -> None:

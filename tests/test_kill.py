@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from kill_training import OPTIONS, POINTS
 
 from mintbook.events import read_events
 from mintbook.store.store import Store
@@ -18,15 +19,10 @@ from mintbook.store.store import Store
 HERE = Path(__file__).parent
 
 
-def start(base: Path, store: Path, name: str) -> subprocess.Popen[str]:
+def start(base: Path, store: Path, *point: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, str(HERE / "kill_training.py"), str(base), str(store), name]
+    command = [sys.executable, str(HERE / "kill_training.py"), str(base), str(store), "alice", *point]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-
-
-def steps_logged(store: Path) -> int:
-    logs = list(store.glob("runs/*/events.jsonl"))
-    return sum(event.kind == "step" for log in logs for event in read_events(log))
 
 
 def outcome(process: subprocess.Popen[str]) -> str:
@@ -35,35 +31,55 @@ def outcome(process: subprocess.Popen[str]) -> str:
     return next(line for line in out.splitlines() if line.startswith("done"))
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_killed_training_resumes_to_the_same_losses_and_weights(
-    tiny_base_folder: Path, tmp_path: Path, seed: int
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return outcome(start(tiny_base_folder, tmp_path_factory.mktemp("whole")))
+
+
+def nothing_half_written(store: Path) -> bool:
+    """Check the store as it opens, and return whether the revision is in it."""
+    with Store.open(store) as opened:
+        assert opened.verify() == []
+        record = opened.find_record("alice")
+        if record is None or record.head is None:
+            assert record is None or all(row.status != "done" for row in opened.runs(record="alice"))
+            return False
+        assert opened.resolve("alice").manifest.metrics["step"] == OPTIONS["steps"]
+        return True
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_kill_at_a_named_point_loses_nothing(
+    tiny_base_folder: Path, tmp_path: Path, uninterrupted: str, point: str
 ) -> None:
-    expected = outcome(start(tiny_base_folder, tmp_path / "whole", "alice"))
-    store, chance = tmp_path / "killed", random.Random(seed)
+    killed = start(tiny_base_folder, tmp_path, point)
+    killed.communicate(timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    assert nothing_half_written(tmp_path) is (point == "after the commit, before the run's last word")
+    assert outcome(start(tiny_base_folder, tmp_path)) == uninterrupted
+    assert nothing_half_written(tmp_path)
+
+
+def test_kills_at_random_moments_lose_nothing(tiny_base_folder: Path, tmp_path: Path, uninterrupted: str) -> None:
+    chance = random.Random(0)
     for _ in range(3):
-        process = start(tiny_base_folder, store, "alice")
+        process = start(tiny_base_folder, tmp_path)
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        seen = steps_logged(store)
-        while steps_logged(store) < seen + 2 and process.poll() is None:
+        seen = steps_logged(tmp_path)
+        while steps_logged(tmp_path) < seen + 2 and process.poll() is None:
             time.sleep(0.005)
-        time.sleep(chance.random() * 0.15)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-        process.wait()
-        with Store.open(store) as opened:
-            assert opened.verify() == []
-            record = opened.find_record("alice")
-            if record is not None and record.head is not None:
-                assert opened.resolve("alice").manifest.metrics["step"] == 40
-                break
-            assert opened.runs(record="alice", limit=1)[0].status == "interrupted"
-    with Store.open(store) as opened:
-        finished = opened.record("alice").head is not None
-        if finished:
-            digest = opened.resolve("alice").weights_digest
-    if finished:
-        assert digest == expected.split()[1]
+        time.sleep(chance.random() * 0.1)
+        process.kill()
+        process.communicate()
+        if nothing_half_written(tmp_path):
+            break
     else:
-        assert outcome(start(tiny_base_folder, store, "alice")) == expected
+        assert outcome(start(tiny_base_folder, tmp_path)) == uninterrupted
+    with Store.open(tmp_path) as opened:
+        assert opened.resolve("alice").weights_digest == uninterrupted.split()[1]
+
+
+def steps_logged(store: Path) -> int:
+    logs = list(store.glob("runs/*/events.jsonl"))
+    return sum(event.kind == "step" for log in logs for event in read_events(log))

@@ -109,5 +109,5 @@ def _tell_outputs(cell: Mapping[str, Any]) -> None:
     for output in cell.get("outputs", []):
         if output["output_type"] == "stream" and output["name"] == "stdout":
             print(output["text"].rstrip(), flush=True)
-        elif "text/plain" in output.get("data", {}):
-            print(output["data"]["text/plain"].rstrip(), flush=True)
+        elif text := output.get("data", {}).get("text/plain", "").rstrip():
+            print(text, flush=True)

@@ -6,11 +6,11 @@ import asyncio
 import contextvars
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Container, Generator
 from typing import Any, Generic, Literal, TypeVar
 
 from mintbook.display import Block, Card, Curve, Facts, Note
-from mintbook.display.live import Live
+from mintbook.display.live import Live, cell_number
 from mintbook.display.quantity import Value, seconds_text
 from mintbook.display.shown import Shown
 from mintbook.errors import MintbookError, RunFailed, RunStopped
@@ -47,6 +47,7 @@ class Run(Shown, Generic[T]):
         self._facts: list[tuple[str, Value]] = []
         self.outcome: dict[str, Any] | None = None
         """What the run made, as plain data for the store's row (the action sets this)."""
+        self._shown_in_cell: int | None = None
 
     def start(self, work: Callable[[Run[T]], T], *, resumed: bool = False) -> Run[T]:
         """Begin ``work(run)`` in a thread and return this handle."""
@@ -134,6 +135,8 @@ class Run(Shown, Generic[T]):
                 live.close(self.card, self._line)
                 raise KeyboardInterrupt(str(self._error or f"{self.title} had ended just before.")) from None
             live.close(self.card, self._line)
+        if live.left_a_card:
+            self._shown_in_cell = cell_number()
         return self.result()
 
     def result(self) -> T:
@@ -203,6 +206,14 @@ class Run(Shown, Generic[T]):
             self._error = self._error or error
         finally:
             self._ended.set()
+
+    def _repr_mimebundle_(
+        self, include: Container[str] | None = None, exclude: Container[str] | None = None
+    ) -> dict[str, Any]:
+        """Return the card, or one line where the cell that waited shows the card already."""
+        if self._shown_in_cell is not None and self._shown_in_cell == cell_number():
+            return {"text/plain": repr(self)}
+        return super()._repr_mimebundle_()
 
     def __repr__(self) -> str:
         return f"<Run {self.id} · {self.title} · {self._line()}>"

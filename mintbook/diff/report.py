@@ -115,8 +115,8 @@ class Diff(Shown):
         columns = short if len(set(short)) == len(short) else modules
         heat = HeatMap(layers, columns, values, caption="‖ΔW‖ of the difference, by layer")
         most = self.frame().sort("norm_diff", descending=True).head(MOST_SHOWN)
-        names = ("name", "norm_diff", "effective_rank_diff", "cosine", "largest_angle_out")
-        titles = ("layer", "‖ΔW‖ diff", "effective rank", "cosine", "largest angle (°)")
+        names = ("layer", "module", "norm_diff", "effective_rank_diff", "cosine", "largest_angle_out")
+        titles = ("layer", "module", "‖ΔW‖ diff", "effective rank", "cosine", "largest angle (°)")
         return [heat, Table(titles, most.select(names).rows(), caption="Where most changed")]
 
     def _behaviour_blocks(self) -> list[Block]:

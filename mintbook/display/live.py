@@ -38,7 +38,7 @@ class Live:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._passing and self._handle is not None:
-            self._replace("")
+            self._replace("", "")
         self._end_line()
 
     def show(self, card: Callable[[], Card], line: Callable[[], str]) -> None:
@@ -49,7 +49,7 @@ class Live:
             return
         self._last = now
         if self._notebook:
-            self._replace(card().html())
+            self._replace(card().html(), card().text())
         elif sys.stderr.isatty():
             sys.stderr.write(f"\r\x1b[2K{line()[:100]}")
             sys.stderr.flush()
@@ -66,16 +66,22 @@ class Live:
     def close(self, card: Callable[[], Card], line: Callable[[], str]) -> None:
         """Show the last state, which stays."""
         if self._notebook and self._handle is not None:
-            self._replace(card().html())
+            self._replace(card().html(), card().text())
         self._end_line()
 
-    def _replace(self, html: str) -> None:
-        from IPython.display import HTML, display
+    @property
+    def left_a_card(self) -> bool:
+        """Whether a card stays in the notebook when the block has ended."""
+        return self._handle is not None and not self._passing
 
+    def _replace(self, html: str, text: str) -> None:
+        from IPython.display import display
+
+        bundle = {"text/html": html, "text/plain": text}
         if self._handle is None:
-            self._handle = display(HTML(html), display_id=True)
+            self._handle = display(bundle, raw=True, display_id=True)
         else:
-            self._handle.update(HTML(html))
+            self._handle.update(bundle, raw=True)
 
     def _end_line(self) -> None:
         if self._wrote_line:
@@ -84,6 +90,11 @@ class Live:
             self._wrote_line = False
 
 
-def _in_notebook() -> bool:
+def cell_number() -> int | None:
+    """Return the number of the notebook cell that runs now, or ``None`` outside a notebook."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return shell is not None and getattr(shell, "kernel", None) is not None
+    return shell.execution_count if shell is not None and getattr(shell, "kernel", None) is not None else None
+
+
+def _in_notebook() -> bool:
+    return cell_number() is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import pytest
 
@@ -16,8 +15,10 @@ class Handle:
     def __init__(self, shown: list[str]) -> None:
         self.shown = shown
 
-    def update(self, html: Any) -> None:
-        self.shown.append(html.data)
+    def update(self, bundle: dict[str, str], raw: bool) -> None:
+        assert raw
+        assert set(bundle) == {"text/html", "text/plain"}
+        self.shown.append(bundle["text/html"])
 
 
 @pytest.fixture
@@ -31,9 +32,10 @@ def notebook(monkeypatch: pytest.MonkeyPatch, at_once: None) -> list[str]:
     display = pytest.importorskip("IPython.display")
     shown: list[str] = []
 
-    def show(html: Any, display_id: bool) -> Handle:
-        shown.append(html.data)
-        return Handle(shown)
+    def show(bundle: dict[str, str], raw: bool, display_id: bool) -> Handle:
+        handle = Handle(shown)
+        handle.update(bundle, raw)
+        return handle
 
     monkeypatch.setattr(module, "_in_notebook", lambda: True)
     monkeypatch.setattr(display, "display", show)
@@ -47,6 +49,7 @@ def test_a_card_is_replaced_and_its_last_form_stays(notebook: list[str]) -> None
         live.close(lambda: Card("end"), lambda: "end")
     assert ["one" in html or "two" in html or "end" in html for html in notebook] == [True] * 3
     assert "end" in notebook[-1]
+    assert live.left_a_card
 
 
 def test_a_passing_line_leaves_nothing_behind(notebook: list[str]) -> None:
@@ -54,6 +57,7 @@ def test_a_passing_line_leaves_nothing_behind(notebook: list[str]) -> None:
         live.line("reading", 0.5)
     assert "reading: 50%" in notebook[0]
     assert notebook[-1] == ""
+    assert not live.left_a_card
 
 
 def test_what_ends_at_once_is_not_shown(notebook: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

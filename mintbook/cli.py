@@ -46,8 +46,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from mintbook.notebook import execute_notebook
+    from mintbook.notebook import check_runnable, execute_notebook
 
+    check_runnable(options.notebook)
     _obtain_base()
     execute_notebook(options.notebook, options.out)
     return 0

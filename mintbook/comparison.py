@@ -8,6 +8,7 @@ from mintbook.config import SampleConfig
 from mintbook.diff.behaviour import BehaviourDiff, Probe, Reading, behaviour_diff
 from mintbook.diff.report import Diff, Side
 from mintbook.diff.weights import weight_diff
+from mintbook.display.live import Live
 from mintbook.model.renderer import Renderer
 from mintbook.runtime import Runtime
 from mintbook.store.revisions import Revision
@@ -59,8 +60,9 @@ def _behaviour(
     )
     of_left, of_right = answers[: len(probes)], answers[len(probes) :]
     readings = []
-    with runtime.leased(left) as slot_a, runtime.leased(right) as slot_b:
+    with runtime.leased(left) as slot_a, runtime.leased(right) as slot_b, Live() as live:
         for probe, a, b in zip(probes, of_left, of_right, strict=True):
+            live.line("comparing what both sides expect", len(readings) / len(probes))
             prompt = renderer.prompt(probe.prompt)
             tokens = list(a.tokens) if probe.reference is None else _reference(renderer, probe.prompt, probe.reference)
             whole = [*prompt, *tokens[:-1]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self, get_args
 
@@ -13,11 +14,10 @@ Init = Literal["orthonormal", "peft"]
 Schedule = Literal["cosine", "constant"]
 COLDEST = 1e-3
 """Smallest temperature that is not greedy: below it the division leaves fp32's range."""
-BELOW_ONE = 1 - 2**-53
-
-
-SEEDS = 2**40
-"""Seeds are below this: every generator takes them, and so does what is derived from them."""
+SEEDS = 2**63
+"""Seeds are below this: signed 64-bit integers, which every generator takes."""
+TRAIN_SEEDS = 2**40
+"""Seeds of a training are below this: the seed of a round over the examples is a million times as large."""
 
 
 def _check(holds: object, what: str) -> None:
@@ -28,18 +28,22 @@ def _check(holds: object, what: str) -> None:
 def _integer(config: object, name: str, low: int, high: int | None = None) -> None:
     value = getattr(config, name)
     fits = isinstance(value, int) and not isinstance(value, bool) and low <= value and (high is None or value <= high)
-    _check(
-        fits, f"{name} is {value!r}; it must be an integer of at least {low}" + (f", at most {high}." if high else ".")
-    )
+    bound = f"at least {low}" + ("" if high is None else f" and at most {high}")
+    _check(fits, f"{name} is {value!r}; it must be an integer, {bound}.")
 
 
-def _number(config: object, name: str, low: float, high: float = math.inf, *, above: bool = False) -> None:
-    """Check for a finite number in [low, high], or in (low, high] where it must lie ``above`` low."""
+def _number(
+    config: object, name: str, low: float, high: float | None = None, *, above: bool = False, below: bool = False
+) -> None:
+    """Check for a finite number in [low, high]; ``above`` leaves low itself out, ``below`` high."""
     value = getattr(config, name)
-    real = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    fits = real and (low < value if above else low <= value) and value <= high
-    bound = f"{'above' if above else 'of at least'} {low:g}" + (f", at most {high:g}" if math.isfinite(high) else "")
-    _check(fits, f"{name} is {value!r}; it must be a finite number {bound}.")
+    # Compared, not converted: an integer may be larger than any float.
+    finite = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    fits = finite and (low < value if above else low <= value)
+    fits = fits and (high is None or (value < high if below else value <= high))
+    bound = f"{'above' if above else 'at least'} {low:g}"
+    bound += "" if high is None else f" and {'below' if below else 'at most'} {high:g}"
+    _check(fits, f"{name} is {value!r}; it must be a finite number, {bound}.")
 
 
 def _choice(config: object, name: str, known: tuple[str, ...]) -> None:
@@ -47,9 +51,13 @@ def _choice(config: object, name: str, known: tuple[str, ...]) -> None:
     _check(value in known, f"{name} is {value!r}; it must be one of {', '.join(map(repr, known))}.")
 
 
-def _texts(given: Any) -> tuple[Any, ...]:
+def _texts(config: object, name: str) -> tuple[str, ...]:
     """Return one text or several as a tuple: a user writes ``stop="END"`` as well as ``stop=["END", "##"]``."""
-    return (given,) if isinstance(given, str) else tuple(given)
+    value = getattr(config, name)
+    texts = (value,) if isinstance(value, str) else value
+    fits = isinstance(texts, (tuple, list)) and all(isinstance(text, str) and text for text in texts)
+    _check(fits, f"{name} is {value!r}; it must be a non-empty string, or a list of them.")
+    return tuple(texts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,11 +103,10 @@ class LoraConfig(_Config):
         _number(self, "alpha", 0, above=True)
         _choice(self, "alpha_rule", get_args(AlphaRule))
         _choice(self, "init", get_args(Init))
-        _integer(self, "seed", 0, SEEDS)
-        named = isinstance(self.targets, (str, tuple, list)) and bool(self.targets)
-        named = named and all(isinstance(target, str) and target for target in self.targets)
-        _check(named, f"targets is {self.targets!r}; name at least one module, or say 'all-linear'.")
-        object.__setattr__(self, "targets", self.targets if isinstance(self.targets, str) else tuple(self.targets))
+        _integer(self, "seed", 0, SEEDS - 1)
+        targets = _texts(self, "targets")
+        _check(targets, f"targets is {self.targets!r}; name at least one module, or say 'all-linear'.")
+        object.__setattr__(self, "targets", self.targets if isinstance(self.targets, str) else targets)
 
     @property
     def scale(self) -> float:
@@ -145,7 +152,7 @@ class TrainConfig(_Config):
     checkpoint_every: int = 20
     """Steps between checkpoints of the training state; 0 disables."""
     seed: int = 0
-    """Seed of the order of examples and of the validation split."""
+    """Seed of the order of examples and of the validation split; below 2**40, because it is multiplied."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation", "validate_every", "anchor_batch_size"):
@@ -153,14 +160,14 @@ class TrainConfig(_Config):
         _integer(self, "max_length", 2)
         for name in ("patience", "checkpoint_every"):
             _integer(self, name, 0)
-        _integer(self, "seed", 0, SEEDS)
+        _integer(self, "seed", 0, TRAIN_SEEDS - 1)
         for name in ("learning_rate", "eps"):
             _number(self, name, 0, above=True)
         for name in ("clip", "weight_decay", "anchor"):
             _number(self, name, 0)
         _number(self, "warmup", 0, 1)
         for name in ("validation", "beta1", "beta2"):
-            _number(self, name, 0, BELOW_ONE)
+            _number(self, name, 0, 1, below=True)
         _choice(self, "schedule", get_args(Schedule))
         _check(self.patience == 0 or self.validation > 0, "patience needs a validation share above 0 to judge by.")
 
@@ -171,7 +178,7 @@ class SampleConfig(_Config):
 
     max_tokens: int = 64
     temperature: float = 0.0
-    """0 is greedy: always the most likely token."""
+    """0 is greedy: always the most likely token. Otherwise at least 0.001."""
     top_k: int = 0
     """Choose among this many most likely tokens; 0 disables."""
     top_p: float = 1.0
@@ -190,7 +197,5 @@ class SampleConfig(_Config):
         _check(not cold, f"temperature is {self.temperature!r}; it must be 0 (greedy) or at least {COLDEST:g}.")
         _integer(self, "top_k", 0)
         _number(self, "top_p", 0, 1, above=True)
-        _integer(self, "seed", 0, 2 * SEEDS)
-        object.__setattr__(self, "stop", _texts(self.stop))
-        named = all(isinstance(text, str) and text for text in self.stop)
-        _check(named, f"stop is {self.stop!r}; it must hold non-empty strings.")
+        _integer(self, "seed", 0, SEEDS - 1)
+        object.__setattr__(self, "stop", _texts(self, "stop"))

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +17,32 @@ from mintbook.errors import ConfigError, RunFailed
 
 CELL_TIMEOUT_S = 1200
 HEARTBEAT_S = 10.0
+EXTRA = ("ipykernel", "nbclient", "nbconvert", "nbformat")
+
+
+def check_runnable(notebook: Path) -> None:
+    """Raise `ConfigError` when there is no such notebook, or when what runs notebooks is not installed."""
+    if not notebook.is_file():
+        raise ConfigError(
+            f"There is no notebook {notebook}. Run this from a checkout of the project, or give its path."
+        )
+    missing = [name for name in EXTRA if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"Not installed: {', '.join(missing)}. Install mintbook[notebook] to run notebooks.")
 
 
 def execute_notebook(notebook: Path, out: Path) -> Path:
     """Run every cell in a fresh kernel, tell its text and outputs as they come, and save it all as an HTML page.
 
-    A cell that takes long says so every ten seconds on stderr. Prints the wall time and the kernel's peak memory at the
-    end. Raises `ConfigError` when there is no such notebook or no nbclient, and `RunFailed` when a cell fails or its
-    kernel dies; the page with the cells so far is saved then too.
+    A cell that takes long says so every ten seconds on stderr, with the state that it shows. Prints the wall time and
+    the kernel's peak memory at the end. Raises as `check_runnable`, and `RunFailed` when a cell fails or takes more
+    than twenty minutes, or the kernel dies; the page with the cells so far is saved then too.
     """
-    if not notebook.is_file():
-        raise ConfigError(
-            f"There is no notebook {notebook}. Run this from a checkout of the project, or give its path."
-        )
-    try:
-        import nbformat
-        from nbclient import NotebookClient
-        from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-        from nbconvert import HTMLExporter
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"{error.name} is not installed. Install mintbook[notebook] to run notebooks.") from error
+    check_runnable(notebook)
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+    from nbconvert import HTMLExporter
 
     content = nbformat.read(notebook, as_version=4)
     began = time.monotonic()
@@ -65,19 +72,23 @@ def execute_notebook(notebook: Path, out: Path) -> Path:
 
 
 class _Beat:
-    """Which cell runs, and since when."""
+    """Which cell runs, since when, and what it shows."""
 
     def __init__(self, cells: int) -> None:
         self.cells = cells
         self.index = 0
+        self.cell: Mapping[str, Any] = {}
         self.began = time.monotonic()
 
     def start(self, cell: Mapping[str, Any], cell_index: int) -> None:
-        self.index, self.began = cell_index, time.monotonic()
+        self.cell, self.index, self.began = cell, cell_index, time.monotonic()
         _tell_source(cell)
 
     def line(self) -> str:
-        return f"… cell {self.index + 1} of {self.cells}, for {seconds_text(time.monotonic() - self.began)}"
+        where = f"… cell {self.index + 1} of {self.cells}, for {seconds_text(time.monotonic() - self.began)}"
+        # The client keeps outputs as they come, and replaces a display that is updated.
+        shown = [text for text in map(_text_of, self.cell.get("outputs", [])) if text]
+        return f"{where}: {_state_in(shown[-1])}" if shown else where
 
 
 @contextmanager
@@ -106,8 +117,19 @@ def _tell_source(cell: Mapping[str, Any]) -> None:
 
 
 def _tell_outputs(cell: Mapping[str, Any]) -> None:
-    for output in cell.get("outputs", []):
-        if output["output_type"] == "stream" and output["name"] == "stdout":
-            print(output["text"].rstrip(), flush=True)
-        elif text := output.get("data", {}).get("text/plain", "").rstrip():
+    for text in map(_text_of, cell.get("outputs", [])):
+        if text:
             print(text, flush=True)
+
+
+def _text_of(output: Mapping[str, Any]) -> str:
+    if output["output_type"] == "stream":
+        return str(output["text"]).rstrip() if output["name"] == "stdout" else ""
+    return str(output.get("data", {}).get("text/plain", "")).rstrip()
+
+
+def _state_in(text: str) -> str:
+    """Return what a run's card has in its row "state", or else the last line."""
+    lines = text.splitlines()
+    states = [line.removeprefix("state ").strip() for line in lines if line.startswith("state ")]
+    return (states or lines)[-1]

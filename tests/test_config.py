@@ -39,6 +39,33 @@ def test_the_scale_follows_the_rule(rule: str, scale: float) -> None:
         (SampleConfig, {"top_k": -1}),
         (SampleConfig, {"stop": ("",)}),
         (LoraConfig, {"rank": True}),
+        (LoraConfig, {"rank": "16"}),
+        (LoraConfig, {"alpha": True}),
+        (LoraConfig, {"alpha": 10**400}),
+        (LoraConfig, {"alpha": None}),
+        (LoraConfig, {"targets": 5}),
+        (LoraConfig, {"targets": ("q_proj", "")}),
+        (LoraConfig, {"targets": ""}),
+        (LoraConfig, {"seed": 2**63}),
+        (LoraConfig, {"seed": -1}),
+        (TrainConfig, {"seed": 2**40}),
+        (TrainConfig, {"batch_size": True}),
+        (TrainConfig, {"accumulation": 1.0}),
+        (TrainConfig, {"checkpoint_every": -1}),
+        (TrainConfig, {"patience": False}),
+        (TrainConfig, {"eps": math.nan}),
+        (TrainConfig, {"beta1": 1.0}),
+        (TrainConfig, {"beta2": "0.9"}),
+        (TrainConfig, {"clip": math.inf}),
+        (TrainConfig, {"weight_decay": math.inf}),
+        (TrainConfig, {"warmup": math.nan}),
+        (TrainConfig, {"validation": True}),
+        (SampleConfig, {"top_k": 1.5}),
+        (SampleConfig, {"top_p": math.nan}),
+        (SampleConfig, {"temperature": math.inf}),
+        (SampleConfig, {"temperature": 0.00099}),
+        (SampleConfig, {"seed": 2**63}),
+        (SampleConfig, {"stop": 5}),
         (LoraConfig, {"alpha": "2"}),
         (LoraConfig, {"alpha": math.inf}),
         (LoraConfig, {"targets": [1]}),
@@ -65,6 +92,23 @@ def test_options_come_back_from_plain_data(config: type) -> None:
     assert config.from_options(**made.to_dict()) == made
     with pytest.raises(ConfigError, match="It takes"):
         config.from_options(not_an_option=1)
+
+
+def test_the_ends_of_the_ranges_are_taken() -> None:
+    LoraConfig(rank=256, alpha=1, seed=2**63 - 1)
+    TrainConfig(seed=2**40 - 1, checkpoint_every=0, clip=0, validation=0.999, warmup=1, weight_decay=0)
+    SampleConfig(temperature=1e-3, top_p=1, seed=2**63 - 1)
+
+
+def test_a_refusal_says_what_may_be_given() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^validation is 1\.0; it must be a finite number, at least 0 and below 1\.$"
+    ):
+        TrainConfig(validation=1.0)
+    with pytest.raises(ConfigError, match=r"^rank is 0; it must be an integer, at least 1 and at most 256\.$"):
+        LoraConfig(rank=0)
+    with pytest.raises(ConfigError, match=r"^alpha is '2'; it must be a finite number, above 0\.$"):
+        LoraConfig(alpha="2")  # type: ignore[arg-type]
 
 
 def test_one_stop_text_and_a_list_of_targets_are_taken_as_written() -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from mintbook.display import Card, Facts
@@ -16,7 +16,7 @@ from mintbook.display.quantity import bytes_text, number_text, short_digest
 from mintbook.display.shown import Shown
 from mintbook.errors import BaseUnavailable, BaseUnsupported, ConfigError, MintbookError
 from mintbook.model import default_base
-from mintbook.model.digest import BaseDigest, digest_folder
+from mintbook.model.digest import BaseDigest, digest_folder, read_json
 from mintbook.model.fidelity import Fidelity, check_fidelity
 from mintbook.model.renderer import Renderer
 
@@ -99,8 +99,9 @@ def load_base(source: str | Path | None, *, dtype: str, device: str, progress: P
     """Load, freeze and check a base.
 
     ``source`` is ``None`` (SmolLM2-135M-Instruct from its pinned package), a model folder, or a hub id. Raises
-    `BaseUnavailable` when it cannot be had and `BaseUnsupported`, with the reason, when the packed forward does not
-    compute what its own forward computes.
+    `ConfigError` for a dtype or device that cannot be used, `BaseUnavailable` when the base cannot be had or is
+    damaged, and `BaseUnsupported`, with the reason, when the packed forward does not compute what its own forward
+    computes, to the tolerance that `check_fidelity` allows.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}.")
@@ -111,7 +112,6 @@ def load_base(source: str | Path | None, *, dtype: str, device: str, progress: P
     digests = digest_folder(folder)
     model, tokenizer = _read(folder, dtype, device)
     say("comparing the packed forward with the padded one", None)
-    provenance = folder / "provenance.json"
     return Base(
         name=_name(source, folder),
         folder=folder,
@@ -119,16 +119,19 @@ def load_base(source: str | Path | None, *, dtype: str, device: str, progress: P
         model=model,
         renderer=Renderer(tokenizer),
         fidelity=_checked(model, folder),
-        source=json.loads(provenance.read_text()) if provenance.is_file() else {},
+        source=read_json(folder / "provenance.json"),
     )
 
 
 def _check_device(device: str) -> None:
-    kind = torch.device(device).type
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device is {device!r}, but torch finds no CUDA or ROCm device here. Use device='cpu'.")
+    try:
+        kind = torch.device(device).type
+    except (RuntimeError, TypeError):
+        kind = None  # torch knows no such device
     if kind not in ("cpu", "cuda"):
         raise ConfigError(f"device is {device!r}; mintbook runs on 'cpu' and 'cuda' (which torch also calls ROCm).")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device is {device!r}, but torch finds no CUDA or ROCm device here. Use device='cpu'.")
 
 
 def _resolve(source: str | Path) -> Path:
@@ -161,12 +164,27 @@ def _read(folder: Path, dtype: str, device: str) -> tuple[nn.Module, Any]:
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=DTYPES[dtype], local_files_only=True, use_safetensors=True, trust_remote_code=False
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=DTYPES[dtype],
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (ValueError, OSError, KeyError) as error:
+    except (ValueError, OSError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise BaseUnavailable(f"transformers cannot read {folder} as a causal language model: {error}") from error
+    model, found = loaded
+    # transformers fills what is missing with random numbers and says so in a log only.
+    if missing := sorted(found["missing_keys"]):
+        raise BaseUnavailable(
+            f"The weights in {folder} lack {len(missing)} of the tensors of a {type(model).__name__}, such as "
+            f"{missing[0]!r}. Get the *.safetensors files again."
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise BaseUnavailable(f"transformers cannot read the tokenizer in {folder}: {error}") from error
     module: nn.Module = model
     return module.to(device).eval().requires_grad_(False), tokenizer
 

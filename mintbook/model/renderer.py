@@ -87,10 +87,11 @@ class Renderer:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over the chat template and the tokenizer, which together decide the tokens of a conversation."""
+        """sha256 over the chat template, the tokenizer and the end tokens: what decides a conversation's tokens."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         tokenizer = backend.to_str() if backend is not None else canonical(self.tokenizer.get_vocab())
-        text = canonical({"template": self.tokenizer.chat_template, "tokenizer": tokenizer})
+        ends = sorted(self.end_ids)
+        text = canonical({"template": self.tokenizer.chat_template, "tokenizer": tokenizer, "end_ids": ends})
         return hashlib.sha256(text.encode()).hexdigest()
 
     @cached_property

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mintbook.config import SampleConfig
 from mintbook.engine.engine import Engine
-from mintbook.engine.request import Request
+from mintbook.engine.request import Generation, Request
 from mintbook.model.batch import NO_ADAPTER
 from mintbook.model.renderer import Renderer
 from mintbook.store.filesystem import sync_file
@@ -70,9 +70,12 @@ def load_anchors(
     cache.parent.mkdir(parents=True, exist_ok=True)
     beside = cache.with_suffix(f".{os.getpid()}-{secrets.token_hex(4)}.tmp")
     told = json.dumps({"made_from": made_from, "pairs": pairs})
-    save_file({"top_ids": ids, "top_logprobs": logprobs}, beside, {"anchors": told})
-    sync_file(beside)
-    beside.rename(cache)
+    try:
+        save_file({"top_ids": ids, "top_logprobs": logprobs}, beside, {"anchors": told})
+        sync_file(beside)
+        beside.rename(cache)
+    finally:
+        beside.unlink(missing_ok=True)
     return _anchors(pairs, ids, logprobs)
 
 
@@ -99,8 +102,9 @@ def _answers(
         for p in prompts
     ]
     pairs = []
-    running = [engine.submit(request) for request in requests]
+    running: list[Generation] = []
     try:
+        running.extend(engine.submit(request) for request in requests)
         for number, generation in enumerate(running, start=1):
             answer = generation.result().tokens
             pairs.append((list(generation.request.tokens), list(answer)))

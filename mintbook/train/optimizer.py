@@ -45,13 +45,17 @@ class AdamW:
 
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:
-    """Return the rate of optimizer step ``step`` (from 0): linear warm-up, then cosine to a tenth, or constant."""
+    """Return the rate of optimizer step ``step`` (from 0): linear warm-up, then cosine to a tenth, or constant.
+
+    The last step has a tenth of the rate, unless the warm-up takes all steps or there is only one.
+    """
     warmup = round(config.warmup * config.steps)
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup
     if config.schedule == "constant":
         return config.learning_rate
-    done = (step - warmup) / max(1, config.steps - warmup - 1)
+    falling = config.steps - warmup - 1
+    done = (step - warmup) / falling if falling > 0 else float(warmup > 0)
     return config.learning_rate * (0.55 + 0.45 * math.cos(math.pi * min(1.0, done)))
 
 

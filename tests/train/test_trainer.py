@@ -210,6 +210,12 @@ def test_the_rate_warms_up_and_falls_to_a_tenth() -> None:
     short = TrainConfig(steps=4, warmup=0.0, learning_rate=1.0)
     assert [learning_rate_at(step, short) for step in (0, 3)] == [1.0, pytest.approx(0.1)]
     assert learning_rate_at(0, TrainConfig(steps=1, learning_rate=1.0)) == 1.0
+    for steps, warmup in ((2, 0.0), (2, 0.5), (3, 0.1), (10, 0.9)):
+        config = TrainConfig(steps=steps, warmup=warmup, learning_rate=1.0)
+        rates = [learning_rate_at(step, config) for step in range(steps)]
+        assert max(rates) == 1.0
+        assert rates[-1] == pytest.approx(0.1), "a fall of one step falls too"
+    assert learning_rate_at(3, TrainConfig(steps=4, warmup=1.0, learning_rate=1.0)) == 1.0
 
 
 def test_the_order_is_one_endless_row_of_rounds() -> None:

@@ -59,7 +59,7 @@ def _behaviour(
         doing="both sides are answering the probes",
     )
     of_left, of_right = answers[: len(probes)], answers[len(probes) :]
-    readings = []
+    readings: list[Reading] = []
     with runtime.leased(left) as slot_a, runtime.leased(right) as slot_b, Live() as live:
         for probe, a, b in zip(probes, of_left, of_right, strict=True):
             live.line("comparing what both sides expect", len(readings) / len(probes))

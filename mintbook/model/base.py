@@ -87,8 +87,10 @@ class Base(Shown):
                 ),
             ),
         ]
-        if "package" in self.source:
-            facts.append(("source", f"{self.source['package']} ({self.source.get('quantisation', 'as published')})"))
+        made_from = self.source.get("source")
+        if isinstance(made_from, dict) and "package" in made_from:
+            kind = self.source.get("quantisation", "as published")
+            facts.append(("source", f"the package {made_from['package']}, {kind}"))
         return Card(self.name, "base, frozen and shared", [Facts(facts)])
 
     def __repr__(self) -> str:

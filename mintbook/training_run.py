@@ -27,7 +27,7 @@ from mintbook.train.optimizer import AdamW
 from mintbook.train.trainer import StepReport, Trainer, TrainingData
 
 PROBE = "Hello! Who are you?"
-EXAMPLES = "examples.jsonl"
+EXAMPLES, CHECKPOINT, FINAL = "examples.jsonl", "checkpoint.safetensors", "state.safetensors"
 
 
 def start_training(runtime: Runtime, name: str, examples: Examples, config: TrainConfig) -> Run[Revision]:
@@ -76,7 +76,7 @@ def resume_training(runtime: Runtime, name: str) -> Run[Revision]:
         if made:  # it died between its commit and its last word
             lease.release()
             store.update_run(row.id, status="running")
-            return _begin(runtime, record, row.id, lambda _: made[0], resumed=True)
+            return _begin(runtime, record, row.id, lambda run: _finished(runtime, run, made[0]), resumed=True)
         _check_unchanged(runtime, record, row)
         examples = Examples.load(store.run_folder(row.id) / EXAMPLES)
         store.update_run(row.id, status="running")
@@ -191,7 +191,7 @@ def _train(
     runtime: Runtime, record: Record, examples: Examples, facts: dict[str, Any], lease: Lease, run: Run[Revision]
 ) -> Revision:
     config = TrainConfig(**facts["train"])
-    checkpoint = runtime.store.run_folder(run.id) / "checkpoint.safetensors"
+    checkpoint = runtime.store.run_folder(run.id) / CHECKPOINT
     state = _state(runtime, record, facts["parent"], checkpoint)
     run.forget_after(state.step)
     data = _data(runtime, examples, config, run)
@@ -207,7 +207,7 @@ def _train(
         if kept_step is None:
             raise _stopped(run.title, f"at step {state.step} of {config.steps}")
         run.progress("committing")
-        final = checkpoint.with_name("state.safetensors")
+        final = checkpoint.with_name(FINAL)
         state.save(final)
         last = next((entry for entry in run.metrics if entry["step"] == kept_step), {"step": kept_step})
         made_by = {
@@ -225,7 +225,13 @@ def _train(
     except BaseException:
         runtime.residency.discard(slot)
         raise
-    checkpoint.unlink()
+    return _finished(runtime, run, revision)
+
+
+def _finished(runtime: Runtime, run: Run[Revision], revision: Revision) -> Revision:
+    """Say what the run made, and clear away what only an unfinished one needs."""
+    for name in (CHECKPOINT, FINAL):
+        (runtime.store.run_folder(run.id) / name).unlink(missing_ok=True)
     run.outcome = {"revision": revision.reference}
     run.record("revision", reference=revision.reference, digest=revision.digest)
     return revision

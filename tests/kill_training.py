@@ -23,27 +23,29 @@ from mintbook.train.checkpoint import TrainingState
 
 OPTIONS = {"steps": 24, "batch_size": 4, "anchor": 0.0, "learning_rate": 5e-3, "checkpoint_every": 3}
 POINTS: dict[str, tuple[object, str, int, bool]] = {
-    # name: (owner, function, the call at which it dies, whether the call is made first)
-    "while the examples are written": (mintbook.train.examples, "sync_file", 1, False),
-    "before a checkpoint is renamed": (mintbook.train.checkpoint, "save_file", 3, True),
-    "after a checkpoint is renamed": (TrainingState, "save", 3, True),
-    "before the revision's transaction ends": (mintbook.store.commit, "_insert", 1, True),
-    "after the commit, before the run's last word": (Store, "commit", 1, True),
+    # name: (owner, function, the call after which it dies, whether half of the file just written is lost)
+    "while the examples are written": (mintbook.train.examples, "sync_file", 1, True),
+    "while a checkpoint is written": (mintbook.train.checkpoint, "save_file", 3, True),
+    "before a checkpoint is renamed": (mintbook.train.checkpoint, "save_file", 3, False),
+    "after a checkpoint is renamed": (TrainingState, "save", 3, False),
+    "before the revision's transaction ends": (mintbook.store.commit, "_insert", 1, False),
+    "after the commit, before the run's last word": (Store, "commit", 1, False),
 }
 
 
-def die_at(point: str) -> None:
-    owner, name, at, made = POINTS[point]
+def die_after(point: str) -> None:
+    owner, name, at, torn = POINTS[point]
     real: Callable[..., Any] = getattr(owner, name)
     calls = 0
 
     def dying(*args: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == at and not made:
-            os.kill(os.getpid(), signal.SIGKILL)
         result = real(*args, **options)
         if calls == at:
+            if torn:
+                written = next(value for value in args if isinstance(value, Path))
+                os.truncate(written, written.stat().st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 
@@ -52,7 +54,7 @@ def die_at(point: str) -> None:
 
 def main(base: str, store: str, name: str, point: str = "") -> None:
     if point:
-        die_at(point)
+        die_after(point)
     session = Session(Path(base), store=store, dtype="float32", slot_rows=64, kv_tokens=2048)
     adapter = session.adapter(name, rank=4)
     print("ready", flush=True)

@@ -116,7 +116,9 @@ def test_a_run_that_died_after_its_commit_is_not_made_twice(session: Session, al
     resumed = alice.resume()
     assert resumed.result() == run.result()
     assert [r.number for r in alice.revisions] == [1]
-    assert session.store.run(run.id).status == "done"
+    row = session.store.run(run.id)
+    assert (row.status, row.result) == ("done", {"revision": "alice@1"})
+    assert {path.name for path in session.store.run_folder(run.id).iterdir()} == {"events.jsonl", "examples.jsonl"}
     alice.train(FACTS, **QUICK)
 
 

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 from kill_training import OPTIONS, POINTS
+from safetensors import safe_open
 
 from mintbook.events import read_events
 from mintbook.store.store import Store
+from mintbook.train.examples import Examples
 
 HERE = Path(__file__).parent
 
@@ -33,17 +35,26 @@ def outcome(process: subprocess.Popen[str]) -> str:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return outcome(start(tiny_base_folder, tmp_path_factory.mktemp("whole")))
+    store = tmp_path_factory.mktemp("whole")
+    told = outcome(start(tiny_base_folder, store))
+    assert nothing_half_written(store)
+    return told
 
 
 def nothing_half_written(store: Path) -> bool:
-    """Check the store as it opens, and return whether the revision is in it."""
+    """Check the store as it opens, and return whether the revision is in it, once and of the last step."""
+    for examples in store.glob("runs/*/examples.jsonl"):
+        assert Examples.load(examples).sequences
+    for checkpoint in store.glob("runs/*/checkpoint.safetensors"):
+        with safe_open(checkpoint, framework="pt") as file:
+            assert "master" in file.keys()  # noqa: SIM118 — not a mapping
     with Store.open(store) as opened:
         assert opened.verify() == []
         record = opened.find_record("alice")
         if record is None or record.head is None:
             assert record is None or all(row.status != "done" for row in opened.runs(record="alice"))
             return False
+        assert [revision.number for revision in opened.revisions("alice")] == [1]
         assert opened.resolve("alice").manifest.metrics["step"] == OPTIONS["steps"]
         return True
 
@@ -58,6 +69,8 @@ def test_a_kill_at_a_named_point_loses_nothing(
     assert nothing_half_written(tmp_path) is (point == "after the commit, before the run's last word")
     assert outcome(start(tiny_base_folder, tmp_path)) == uninterrupted
     assert nothing_half_written(tmp_path)
+    with Store.open(tmp_path) as opened:
+        assert opened.runs(record="alice", limit=1)[0].status == "done"
 
 
 def test_kills_at_random_moments_lose_nothing(tiny_base_folder: Path, tmp_path: Path, uninterrupted: str) -> None:
@@ -76,6 +89,7 @@ def test_kills_at_random_moments_lose_nothing(tiny_base_folder: Path, tmp_path: 
             break
     else:
         assert outcome(start(tiny_base_folder, tmp_path)) == uninterrupted
+    assert nothing_half_written(tmp_path)
     with Store.open(tmp_path) as opened:
         assert opened.resolve("alice").weights_digest == uninterrupted.split()[1]
 

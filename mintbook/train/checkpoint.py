@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from mintbook.errors import CorruptStore
+from mintbook.store.filesystem import sync_file, sync_folder
 from mintbook.store.page import Page
 from mintbook.train.optimizer import AdamW
 
@@ -68,18 +68,13 @@ class TrainingState:
             "best_step": kept.step if kept is not None else None,
             "best_optimizer_steps": kept.optimizer.steps if kept is not None else None,
         }
-        beside = path.with_suffix(f".{os.getpid()}.tmp")
+        beside = path.with_suffix(".tmp")  # one name: the record's lease makes the writer the only one
         save_file(
             {k: t.detach().cpu().contiguous() for k, t in tensors.items()}, beside, {"state": json.dumps(numbers)}
         )
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
+        sync_file(beside)
         beside.rename(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
 
     @classmethod
     def load(cls, path: Path, page: Page) -> TrainingState:

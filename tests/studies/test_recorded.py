@@ -25,6 +25,7 @@ def test_alice_and_bob_know_their_own_facts_and_keep_the_base() -> None:
     record = recorded("people")
     assert record["protocol"] == PEOPLE_PROTOCOL
     rows = record["rows"]
+    assert len(rows) == 6
     assert {(row["seed"], row["person"]) for row in rows} == {(s, p) for s in range(3) for p in ("alice", "bob")}
     for row in rows:
         assert row["asked"] == 24

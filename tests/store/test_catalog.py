@@ -62,7 +62,7 @@ def test_a_row_says_what_the_record_and_its_head_are(store: Store, made: Any, te
         "base": "tiny",
         "base_digest": made.base,
         "rank": 2,
-        "targets": "all-linear",
+        "targets": made.lora.targets,
         "alpha": made.lora.alpha,
         "alpha_rule": made.lora.alpha_rule,
         "parameters": first.manifest.parameters,

@@ -60,6 +60,7 @@ class Runtime:
             tokens=tokens,
             sampling=sampling,
             revision="base" if revision is None else revision.reference,
+            digest=self.base.digest if revision is None else revision.digest,
             end_ids=self.base.renderer.end_ids,
             slot=slot,
         )

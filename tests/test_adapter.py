@@ -214,6 +214,7 @@ def test_answers_say_which_revision_gave_them_and_need_no_reload(session: Sessio
     alice.train(FACTS, **{**QUICK, "learning_rate": 0.05, "steps": 12})
     old, new = alice.generate("What is 3?", at="@1", max_tokens=8), alice.generate("What is 3?", max_tokens=8)
     assert (old.revision, new.revision) == ("alice@1", "alice@2")
+    assert (old.digest, new.digest) == (alice.revision("@1").digest, alice.revision("@2").digest)
     assert old.tokens != new.tokens
     alice.alias("best", "@1")
     assert alice.generate("What is 3?", at="@best", max_tokens=8) == old

@@ -263,6 +263,7 @@ class Engine:
             tokens=tuple(tokens),
             logprobs=tuple(logprobs) if request.sampling.logprobs else None,
             revision=request.revision,
+            digest=request.digest,
             stop_reason=reason,
             prompt_tokens=len(request.tokens),
         )

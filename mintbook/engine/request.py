@@ -19,13 +19,14 @@ StopReason = Literal["end", "stop", "length", "cancelled"]
 class Request:
     """A prompt and how to continue it, with the adapter in ``slot``.
 
-    ``revision`` is what the answer will say it came from; ``end_ids`` are the tokens that end an answer.
+    ``revision`` and ``digest`` are what the answer will say it came from; ``end_ids`` are tokens that end an answer.
     """
 
     tokens: tuple[int, ...]
     sampling: SampleConfig
     revision: str
     end_ids: frozenset[int]
+    digest: str = ""
     slot: int = NO_ADAPTER
 
 
@@ -33,6 +34,8 @@ class Request:
 class Completion:
     """An answer: its text and tokens, where it came from and why it ended.
 
+    ``revision`` names what answered, ``alice@3`` or ``base``, and ``digest`` is its sha256: a name can come to mean
+    something else, a digest cannot.
     ``stop_reason`` is ``end`` (the model ended its turn), ``stop`` (a stop text), ``length`` (max_tokens) or
     ``cancelled``. ``logprobs`` has the natural log-probability of every token under the unmodified distribution.
     """
@@ -41,6 +44,7 @@ class Completion:
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...] | None
     revision: str
+    digest: str
     stop_reason: StopReason
     prompt_tokens: int
 

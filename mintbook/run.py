@@ -211,9 +211,14 @@ class Run(Shown, Generic[T]):
         self, include: Container[str] | None = None, exclude: Container[str] | None = None
     ) -> dict[str, Any]:
         """Return the card, or one line where the cell that waited shows the card already."""
-        if self._shown_in_cell is not None and self._shown_in_cell == cell_number():
-            return {"text/plain": repr(self)}
-        return super()._repr_mimebundle_()
+        return {"text/plain": repr(self)} if self._shown_here else super()._repr_mimebundle_()
+
+    def _repr_html_(self) -> str | None:
+        return None if self._shown_here else super()._repr_html_()
+
+    @property
+    def _shown_here(self) -> bool:
+        return self._shown_in_cell is not None and self._shown_in_cell == cell_number()
 
     def __repr__(self) -> str:
         return f"<Run {self.id} · {self.title} · {self._line()}>"

@@ -76,3 +76,15 @@ def test_a_stop_is_asked_for_and_said(store: Store) -> None:
     with pytest.raises(RunStopped):
         run.result()
     assert run.status == store.run(run.id).status == "stopped"
+
+
+def test_a_card_that_the_cell_shows_already_is_not_shown_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    formatter = pytest.importorskip("IPython.core.formatters").DisplayFormatter()
+    run = begin(store, lambda run: 1)
+    run.wait()
+    assert set(formatter.format(run)[0]) == {"text/html", "text/plain"}
+    run._shown_in_cell = 7
+    monkeypatch.setattr("mintbook.run.cell_number", lambda: 7)
+    assert formatter.format(run)[0] == {"text/plain": repr(run)}
+    monkeypatch.setattr("mintbook.run.cell_number", lambda: 8)
+    assert "text/html" in formatter.format(run)[0]

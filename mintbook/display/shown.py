@@ -18,7 +18,7 @@ class Shown:
     def card(self) -> Card:
         """Return what a person wants to know about the object."""
 
-    def _repr_html_(self) -> str:
+    def _repr_html_(self) -> str | None:
         return self.card().html()
 
     def _repr_mimebundle_(

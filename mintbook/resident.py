@@ -25,6 +25,7 @@ class Resident:
 
     def __init__(self, base: Base, slot_rows: int, kv_tokens: int) -> None:
         self.base = base
+        self.room = {"slot_rows": slot_rows, "kv_tokens": kv_tokens}
         self.stamp = folder_stamp(base.folder)
         self.engine = Engine(PackedModel(base.model, slot_rows=slot_rows), base.renderer.tokenizer, kv_tokens=kv_tokens)
         self.residency = Residency(self.engine, base.digest)
@@ -32,11 +33,10 @@ class Resident:
 
     def check_asked(self, slot_rows: int | None, kv_tokens: int | None) -> None:
         """Raise `ConfigError` when a session asks for other room than there is, or the folder has changed."""
-        there = {"slot_rows": self.engine.model.bank.rows, "kv_tokens": self.engine.cache.capacity_tokens}
         for name, asked in (("slot_rows", slot_rows), ("kv_tokens", kv_tokens)):
-            if asked is not None and asked != there[name]:
+            if asked is not None and asked != self.room[name]:
                 raise ConfigError(
-                    f"{name} is {asked}, and {self.base.name} is resident with {there[name]}. Close the sessions and "
+                    f"{name} is {asked}, and {self.base.name} is resident with {self.room[name]}. Close the sessions and "
                     "adapters on it first, or leave the option out."
                 )
         if folder_stamp(self.base.folder) != self.stamp:

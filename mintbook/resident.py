@@ -36,8 +36,8 @@ class Resident:
         for name, asked in (("slot_rows", slot_rows), ("kv_tokens", kv_tokens)):
             if asked is not None and asked != self.room[name]:
                 raise ConfigError(
-                    f"{name} is {asked}, and {self.base.name} is resident with {self.room[name]}. Close the sessions and "
-                    "adapters on it first, or leave the option out."
+                    f"{name} is {asked}, and {self.base.name} is resident with {self.room[name]}. Close the sessions "
+                    "and adapters on it first, or leave the option out."
                 )
         if folder_stamp(self.base.folder) != self.stamp:
             raise ConfigError(
@@ -54,6 +54,9 @@ def open_runtime(
     base: str | Path | None, store: Store, *, device: str, dtype: str, slot_rows: int | None, kv_tokens: int | None
 ) -> Runtime:
     """Return a runtime on the resident base, loading it first when nobody has."""
+    for name, asked in (("slot_rows", slot_rows), ("kv_tokens", kv_tokens)):
+        if asked is not None and asked < 16:
+            raise ConfigError(f"{name} is {asked}; it must be at least 16.")
     key = _key(base, device, dtype)
     with _lock, Live() as live:
         resident = _residents.get(key)

@@ -126,6 +126,11 @@ def test_room_that_is_asked_for_is_given_or_refused(open_session: Callable[..., 
     assert open_session(slot_rows=None).engine.model.bank.rows == 64
 
 
+def test_no_room_at_all_is_refused(open_session: Callable[..., Session]) -> None:
+    with pytest.raises(ConfigError, match="slot_rows is 0"):
+        open_session(slot_rows=0)
+
+
 def test_room_need_not_be_a_multiple_of_a_block(open_session: Callable[..., Session]) -> None:
     assert open_session(kv_tokens=1000).engine.cache.capacity_tokens == 992
     open_session(kv_tokens=1000)

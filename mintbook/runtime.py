@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,17 +81,22 @@ class Runtime:
             run.end()
 
     def _submit_with_patience(
-        self, revision: Revision | None, prompt: Prompt, config: SampleConfig, running: Sequence[Generation]
+        self,
+        ask: tuple[Revision | None, Prompt],
+        config: SampleConfig,
+        running: Sequence[Generation],
+        say: Callable[[], None],
     ) -> Generation:
         """Submit; while there is no slot, wait for the oldest of one's own requests instead of failing."""
         while True:
             try:
-                return self.submit(revision, prompt, config)
+                return self.submit(*ask, config)
             except CapacityError:
                 oldest = next((generation for generation in running if not generation.done), None)
                 if oldest is None:
                     raise
-                oldest.result()
+                while not oldest.wait(0.25):
+                    say()
 
     @contextmanager
     def leased(self, revision: Revision | None) -> Iterator[int]:
@@ -116,12 +121,16 @@ class Runtime:
         configs = [sampling] * len(asks) if isinstance(sampling, SampleConfig) else list(sampling)
         running: list[Generation] = []
         try:
-            for (revision, prompt), config in zip(asks, configs, strict=True):
-                running.append(self._submit_with_patience(revision, prompt, config, running))
             with Live() as live:
-                for number, generation in enumerate(running):
+
+                def say() -> None:
+                    live.line(f"{doing}: {sum(generation.done for generation in running)} of {len(asks)}")
+
+                for ask, config in zip(asks, configs, strict=True):
+                    running.append(self._submit_with_patience(ask, config, running, say))
+                for generation in running:
                     while not generation.wait(0.25):
-                        live.line(f"{doing}: {number} of {len(running)}")
+                        say()
             return [generation.result() for generation in running]
         except BaseException:
             for generation in running:

@@ -95,7 +95,7 @@ class Run(Shown, Generic[T]):
 
     def progress(self, note: str, done: float = 0, total: float = 0) -> None:
         """Say what the run is doing and how far it is (the action calls this)."""
-        if total != self._state["total"]:
+        if total != self._state["total"] or done < self._state["done"]:
             self._phase_began = time.monotonic()
             self._phase_from = done
         self._state = {"done": done, "total": total, "note": note}

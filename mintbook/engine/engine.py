@@ -244,8 +244,8 @@ class Engine:
             self._finish(sequence, "length")
 
     def _finish(self, sequence: Running, reason: StopReason) -> None:
-        self.scheduler.drop(sequence)
         rest = sequence.detokenizer.finish()
+        self.scheduler.drop(sequence)
         if rest:
             sequence.generation.put(Chunk(rest, ()))
         text = sequence.detokenizer.text

@@ -171,6 +171,22 @@ def test_one_requests_fault_is_its_own(engine: Engine, monkeypatch: pytest.Monke
     assert engine.cache.free_tokens == engine.cache.capacity_tokens
 
 
+def test_a_fault_at_the_very_end_is_its_own_too(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mintbook.engine.engine as module
+
+    class Broken(module.Detokenizer):
+        def finish(self) -> str:
+            raise ZeroDivisionError
+
+    good = engine.submit(ask(engine, "hello", max_tokens=60))
+    next(iter(good))
+    monkeypatch.setattr(module, "Detokenizer", Broken)
+    with pytest.raises(ZeroDivisionError):
+        engine.submit(ask(engine, "hello", max_tokens=2)).result()
+    assert good.result().stop_reason == "length"
+    assert engine.cache.free_tokens == engine.cache.capacity_tokens
+
+
 def test_an_interrupted_caller_takes_its_work_with_it(engine: Engine) -> None:
     started, go, ran = threading.Event(), threading.Event(), []
     holder = threading.Thread(target=engine.call, args=(lambda model: (started.set(), go.wait(5)),))

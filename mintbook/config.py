@@ -199,3 +199,43 @@ class SampleConfig(_Config):
         _number(self, "top_p", 0, 1, above=True)
         _integer(self, "seed", 0, SEEDS - 1)
         object.__setattr__(self, "stop", _texts(self, "stop"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig(_Config):
+    """How much room a resident base has for adapters and requests, and by which rules it is shared."""
+
+    slot_rows: int = 512
+    """Rank-rows of the slot bank: bounds the ranks of all loaded adapters together."""
+    kv_tokens: int = 16_384
+    """Tokens of all running requests and of the prefixes that are kept, together."""
+    max_sequences: int = 64
+    """Requests that run at the same time."""
+    max_adapters: int = 64
+    """Distinct adapters in one step; requests of others wait for their turn."""
+    prefill_tokens: int = 1024
+    """Tokens of new prompts that one step reads."""
+    queue_limit: int = 4096
+    """Requests that may wait; one more is refused with `CapacityError`."""
+    prefix_cache: bool = True
+    """Keep the keys and values of prompts that were read, for prompts of the same revision that begin alike."""
+    batch_invariant: bool = False
+    """Compute on fixed tiles, so that no bit of an answer depends on what else is in the batch; slower."""
+    host_cache_bytes: int = 1 << 30
+    """Bytes of adapters that are kept in memory beside the slots."""
+    loads_in_flight: int = 2
+    """Adapters that are read from the store at the same time."""
+    load_queue: int = 64
+    """Adapters that may wait to be read; a request for one more is refused with `CapacityError`."""
+
+    def __post_init__(self) -> None:
+        for name in ("slot_rows", "kv_tokens"):
+            _integer(self, name, 16)
+        for name in ("max_sequences", "max_adapters", "prefill_tokens", "queue_limit", "loads_in_flight"):
+            _integer(self, name, 1)
+        for name in ("host_cache_bytes", "load_queue"):
+            _integer(self, name, 0)
+        for name in ("prefix_cache", "batch_invariant"):
+            _check(
+                isinstance(getattr(self, name), bool), f"{name} is {getattr(self, name)!r}; it must be True or False."
+            )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import weakref
 from pathlib import Path
+from typing import Any
 
+from mintbook.config import EngineConfig
 from mintbook.display.live import Live
 from mintbook.engine.engine import Engine
 from mintbook.errors import ConfigError
@@ -16,28 +18,25 @@ from mintbook.runtime import Runtime
 from mintbook.serve.residency import Residency
 from mintbook.store.store import Store
 
-SLOT_ROWS = 512
-KV_TOKENS = 16_384
-
 
 class Resident:
     """One base, kept while a session or an adapter of one is open on it."""
 
-    def __init__(self, base: Base, slot_rows: int, kv_tokens: int) -> None:
+    def __init__(self, base: Base, config: EngineConfig) -> None:
         self.base = base
-        self.room = {"slot_rows": slot_rows, "kv_tokens": kv_tokens}
+        self.config = config
         self.stamp = folder_stamp(base.folder)
-        self.engine = Engine(PackedModel(base.model, slot_rows=slot_rows), base.renderer.tokenizer, kv_tokens=kv_tokens)
+        self.engine = Engine(PackedModel(base.model, slot_rows=config.slot_rows), base.renderer.tokenizer, config)
         self.residency = Residency(self.engine, base.digest)
         self.runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
 
-    def check_asked(self, slot_rows: int | None, kv_tokens: int | None) -> None:
-        """Raise `ConfigError` when a session asks for other room than there is, or the folder has changed."""
-        for name, asked in (("slot_rows", slot_rows), ("kv_tokens", kv_tokens)):
-            if asked is not None and asked != self.room[name]:
+    def check_asked(self, options: dict[str, Any]) -> None:
+        """Raise `ConfigError` when a session asks for other room or rules than there are, or the folder has changed."""
+        for name, asked in options.items():
+            if asked != getattr(self.config, name):
                 raise ConfigError(
-                    f"{name} is {asked}, and {self.base.name} is resident with {self.room[name]}. Close the sessions "
-                    "and adapters on it first, or leave the option out."
+                    f"{name} is {asked}, and {self.base.name} is resident with {getattr(self.config, name)}. Close the "
+                    "sessions and adapters on it first, or leave the option out."
                 )
         if folder_stamp(self.base.folder) != self.stamp:
             raise ConfigError(
@@ -50,20 +49,19 @@ _residents: dict[tuple[str, str, str], Resident] = {}
 _lock = threading.Lock()
 
 
-def open_runtime(
-    base: str | Path | None, store: Store, *, device: str, dtype: str, slot_rows: int | None, kv_tokens: int | None
-) -> Runtime:
-    """Return a runtime on the resident base, loading it first when nobody has."""
-    for name, asked in (("slot_rows", slot_rows), ("kv_tokens", kv_tokens)):
-        if asked is not None and asked < 16:
-            raise ConfigError(f"{name} is {asked}; it must be at least 16.")
+def open_runtime(base: str | Path | None, store: Store, *, device: str, dtype: str, options: dict[str, Any]) -> Runtime:
+    """Return a runtime on the resident base, loading it first when nobody has.
+
+    ``options`` are fields of `EngineConfig`.
+    """
+    config = EngineConfig.from_options(**options)
     key = _key(base, device, dtype)
     with _lock, Live() as live:
         resident = _residents.get(key)
         if resident is None:
             found = load_base(base, dtype=dtype, device=device, progress=live.line)
-            resident = _residents[key] = Resident(found, slot_rows or SLOT_ROWS, kv_tokens or KV_TOKENS)
-        resident.check_asked(slot_rows, kv_tokens)
+            resident = _residents[key] = Resident(found, config)
+        resident.check_asked(options)
         runtime = Runtime(resident.base, store, resident.engine, resident.residency)
         resident.runtimes.add(runtime)
     return runtime

@@ -10,7 +10,7 @@ from typing import Any, Self
 import mintbook_kernels
 
 from mintbook.adapter import Adapter
-from mintbook.config import LoraConfig
+from mintbook.config import EngineConfig, LoraConfig
 from mintbook.display import Block, Card, Facts, Table
 from mintbook.display.quantity import bytes_text, number_text
 from mintbook.display.shown import Shown
@@ -29,8 +29,7 @@ class Session(Shown):
 
     ``base``: nothing for SmolLM2-135M-Instruct, a model folder, or a hub id. ``store``: a folder
     (default: ``MINTBOOK_STORE`` or ``~/.mintbook``). A session opened again in a re-run cell reuses the resident base.
-    ``slot_rows`` (default 512) bounds the ranks of all loaded adapters together, ``kv_tokens`` (default 16,384) the
-    tokens of all running requests.
+    ``options`` are the fields of `EngineConfig`: how much room there is for adapters and requests, and its rules.
 
     >>> session = Session(tiny_base_folder, store=store_folder, dtype="float32")
     >>> session.adapter("alice", rank=4)
@@ -44,11 +43,11 @@ class Session(Shown):
         store: str | Path | None = None,
         device: str = "cpu",
         dtype: str = "bfloat16",
-        slot_rows: int | None = None,
-        kv_tokens: int | None = None,
+        **options: Any,
     ) -> None:
+        EngineConfig.from_options(**options)  # before anything is opened
         opened = Store.open(Path(store or os.environ.get("MINTBOOK_STORE") or Path.home() / ".mintbook").expanduser())
-        self._runtime = open_runtime(base, opened, device=device, dtype=dtype, slot_rows=slot_rows, kv_tokens=kv_tokens)
+        self._runtime = open_runtime(base, opened, device=device, dtype=dtype, options=options)
         self.fleet = Fleet(self._runtime)
 
     @property

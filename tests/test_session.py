@@ -117,13 +117,24 @@ def test_a_base_that_is_not_there_is_said_so(open_session: Callable[..., Session
         open_session(device="cuda")
 
 
-def test_room_that_is_asked_for_is_given_or_refused(open_session: Callable[..., Session]) -> None:
+def test_room_that_is_asked_for_is_given_or_refused(
+    open_session: Callable[..., Session], tiny_base_folder: Path, tmp_path: Path
+) -> None:
     open_session(slot_rows=64)
     with pytest.raises(ConfigError, match="slot_rows is 128, and tiny is resident with 64"):
         open_session(slot_rows=128)
     with pytest.raises(ConfigError, match="kv_tokens"):
         open_session(kv_tokens=4096)
-    assert open_session(slot_rows=None).engine.model.bank.rows == 64
+    with Session(tiny_base_folder, store=tmp_path / "store", dtype="float32") as same:
+        assert same.engine.model.bank.rows == 64
+
+
+def test_an_unknown_option_is_refused_before_anything_is_opened(
+    open_session: Callable[..., Session], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="Nearest: 'slot_rows'"):
+        open_session(store=tmp_path / "new", slot_row=64)
+    assert not (tmp_path / "new").exists()
 
 
 def test_no_room_at_all_is_refused(open_session: Callable[..., Session]) -> None:

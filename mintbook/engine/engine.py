@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from mintbook.config import EngineConfig
 from mintbook.engine.detokenizer import Detokenizer
 from mintbook.engine.request import Chunk, Completion, Generation, Request, StopReason
 from mintbook.engine.sampler import choose
@@ -36,10 +37,8 @@ class Engine:
         self,
         model: PackedModel,
         tokenizer: Any,
+        config: EngineConfig | None = None,
         *,
-        kv_tokens: int = 16_384,
-        max_sequences: int = 64,
-        prefill_tokens: int = 1024,
         call_share: float = 0.5,
     ) -> None:
         if not 0 < call_share < 1:
@@ -47,8 +46,9 @@ class Engine:
         self.model = model
         self.tokenizer = tokenizer
         self.call_share = call_share
-        self.cache = KVCache(kv_tokens, model.device)
-        self.scheduler = Scheduler(self.cache, max_sequences=max_sequences, prefill_tokens=prefill_tokens)
+        self.config = config = config or EngineConfig()
+        self.cache = KVCache(config.kv_tokens, model.device)
+        self.scheduler = Scheduler(self.cache, max_sequences=config.max_sequences, prefill_tokens=config.prefill_tokens)
         self._calls: deque[tuple[Callable[[PackedModel], Any], Future[Any]]] = deque()
         self._wake = threading.Condition()
         self._closed = False

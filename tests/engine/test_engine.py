@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from mintbook.config import SampleConfig
+from mintbook.config import EngineConfig, SampleConfig
 from mintbook.engine.engine import Engine
 from mintbook.engine.request import Completion, Request
 from mintbook.errors import CapacityError, ConfigError, MintbookError
@@ -22,7 +22,7 @@ PROMPTS = ("hello", "what is a boat?", "x" * 40, "y")
 
 @pytest.fixture
 def engine(tiny_model: PackedModel, tiny_tokenizer: object) -> Iterator[Engine]:
-    engine = Engine(tiny_model, tiny_tokenizer, kv_tokens=1024, prefill_tokens=32)
+    engine = Engine(tiny_model, tiny_tokenizer, EngineConfig(kv_tokens=1024, prefill_tokens=32))
     yield engine
     engine.close()
 
@@ -229,7 +229,7 @@ def test_time_that_only_generation_wanted_is_not_owed_to_calls(engine: Engine) -
 
 
 def test_closing_ends_what_waits(tiny_model: PackedModel, tiny_tokenizer: object) -> None:
-    engine = Engine(tiny_model, tiny_tokenizer, kv_tokens=1024)
+    engine = Engine(tiny_model, tiny_tokenizer, EngineConfig(kv_tokens=1024))
     generation = engine.submit(ask(engine, "hello", max_tokens=900))
     time.sleep(0.05)
     engine.close()

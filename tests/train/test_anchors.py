@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from mintbook.config import EngineConfig
 from mintbook.engine.engine import Engine
 from mintbook.engine.request import Generation, Request
 from mintbook.errors import CapacityError
@@ -25,7 +26,7 @@ from mintbook.train.anchors import ANSWER_TOKENS, Anchor, anchor_prompts, load_a
 
 @pytest.fixture
 def engine(tiny_model: PackedModel, tiny_tokenizer: Any) -> Iterator[Engine]:
-    engine = Engine(tiny_model, tiny_tokenizer, kv_tokens=4096)
+    engine = Engine(tiny_model, tiny_tokenizer, EngineConfig(kv_tokens=4096))
     yield engine
     engine.close()
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from mintbook.config import LoraConfig, TrainConfig
+from mintbook.config import EngineConfig, LoraConfig, TrainConfig
 from mintbook.engine.engine import Engine
 from mintbook.errors import CorruptStore, DataError, RunFailed
 from mintbook.model.inits import initial_page
@@ -25,7 +25,7 @@ FAST = {"steps": 8, "batch_size": 2, "learning_rate": 5e-3, "checkpoint_every": 
 
 @pytest.fixture
 def engine(tiny_model: PackedModel, tiny_tokenizer: object) -> Iterator[Engine]:
-    engine = Engine(tiny_model, tiny_tokenizer, kv_tokens=1024)
+    engine = Engine(tiny_model, tiny_tokenizer, EngineConfig(kv_tokens=1024))
     yield engine
     engine.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 import torch
@@ -44,7 +45,7 @@ class Place:
         return cls(piece.table.rows(piece.start, end, device), piece.table.rows(0, end, device))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class PackedBatch:
     """Tokens of several sequences in one flat list.
 
@@ -64,20 +65,30 @@ class PackedBatch:
     @classmethod
     def of(cls, pieces: Sequence[Piece], *, device: torch.device, cache: KVCache | None = None) -> PackedBatch:
         """Pack the pieces in the order given."""
+        # Plain lists, and one tensor of each: a few hundred small tensors would cost a decode step a twentieth.
         lengths = [len(piece.tokens) for piece in pieces]
+        spans = list(zip(pieces, lengths, strict=True))
+        row_slots = [piece.slot for piece, length in spans for _ in range(length)]
         return cls(
             tokens=torch.tensor([token for piece in pieces for token in piece.tokens], device=device),
-            positions=torch.cat([torch.arange(p.start, p.start + n) for p, n in zip(pieces, lengths, strict=True)]).to(
-                device
-            ),
-            row_slots=torch.repeat_interleave(
-                torch.tensor([piece.slot for piece in pieces], dtype=torch.int32), torch.tensor(lengths)
-            ).to(device),
+            positions=torch.tensor([at for p, n in spans for at in range(p.start, p.start + n)], device=device),
+            row_slots=torch.tensor(row_slots, dtype=torch.int32, device=device),
             bounds=tuple(accumulate(lengths, initial=0)),
             pieces=tuple(pieces),
             places=tuple(Place.of(piece, device) for piece in pieces),
             cache=cache,
         )
+
+    @cached_property
+    def write_rows(self) -> Tensor:
+        """Where in ``cache`` the batch's own keys and values lie, ``[T]``; every piece must have a table."""
+        rows = [
+            piece.table.row(at)
+            for piece in self.pieces
+            if piece.table is not None
+            for at in range(piece.start, piece.start + len(piece.tokens))
+        ]
+        return torch.tensor(rows, device=self.tokens.device)
 
     @property
     def decode_only(self) -> bool:

@@ -1,7 +1,8 @@
-"""Keys and values of the tokens already read, in blocks that sequences borrow and give back."""
+"""Keys and values of the tokens already read, in blocks that sequences borrow, share and give back."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,16 +13,30 @@ from mintbook.errors import CapacityError
 BLOCK = 16
 
 
-@dataclass(frozen=True, slots=True)
+def blocks_for(tokens: int) -> int:
+    """Return how many blocks hold ``tokens`` tokens."""
+    return -(-tokens // BLOCK)
+
+
 class BlockTable:
     """The blocks of one sequence, in order; ``contiguous`` when each follows the one before."""
 
-    blocks: tuple[int, ...]
+    __slots__ = ("blocks", "contiguous", "promised")
+
+    def __init__(self, blocks: Sequence[int], promised: range = range(0)) -> None:
+        self.blocks = list(blocks)
+        self.contiguous = _adjacent(blocks)
+        self.promised = promised
+        """Free blocks after the last one that others leave alone while they find room elsewhere."""
 
     @property
-    def contiguous(self) -> bool:
-        """Whether the sequence's tokens lie side by side, so that a view reads them without a copy."""
-        return all(b == a + 1 for a, b in zip(self.blocks, self.blocks[1:], strict=False))
+    def tokens(self) -> int:
+        """Tokens that fit."""
+        return len(self.blocks) * BLOCK
+
+    def row(self, token: int) -> int:
+        """Return where one token of the sequence lies in the cache."""
+        return self.blocks[token // BLOCK] * BLOCK + token % BLOCK
 
     def rows(self, start: int, end: int, device: torch.device) -> Tensor | slice:
         """Return where tokens ``start`` to ``end`` of the sequence lie in the cache: a slice, or their row numbers."""
@@ -33,18 +48,32 @@ class BlockTable:
         return blocks[tokens // BLOCK] * BLOCK + tokens % BLOCK
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Aside:
+    """A preempted sequence's keys and values in host memory: per layer two tensors ``[tokens, K, D]``."""
+
+    tokens: int
+    layers: dict[int, tuple[Tensor, Tensor]]
+
+
 class KVCache:
     """Keys and values of every layer, ``[capacity, K, D]`` each (tokens, key-value heads, head size).
 
-    A sequence asks for all the blocks it can come to need when it is admitted, so that it never runs out half-way.
-    The allocator prefers blocks side by side: on a CPU, gathering scattered ones costs more than the attention itself.
+    A block is free when nobody holds it: sequences hold theirs, and a prefix that is kept holds its own once more. On a
+    CPU the allocator keeps a sequence's blocks side by side where it can: a view costs nothing, and gathering scattered
+    blocks in every layer of every step costs more than the attention itself.
     """
 
     def __init__(self, capacity_tokens: int, device: torch.device) -> None:
         self.blocks = max(1, capacity_tokens // BLOCK)
         self.device = device
-        self._free = list(range(self.blocks))
+        self.side_by_side = device.type == "cpu"
+        self._holders = [0] * self.blocks
+        # 0 marks what may be taken, so that bytes.find() searches for a run of blocks.
+        self._used = bytearray(self.blocks)
+        self._spoken_for = bytearray(self.blocks)
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self.free_blocks = self.blocks
 
     @property
     def capacity_tokens(self) -> int:
@@ -54,39 +83,69 @@ class KVCache:
     @property
     def free_tokens(self) -> int:
         """Tokens that fit now."""
-        return len(self._free) * BLOCK
+        return self.free_blocks * BLOCK
 
     @property
     def used_bytes(self) -> int:
-        """Bytes of the blocks that sequences hold now, over all layers."""
-        rows = (self.blocks - len(self._free)) * BLOCK
+        """Bytes of the blocks that are held now, over all layers."""
+        rows = (self.blocks - self.free_blocks) * BLOCK
         return sum(2 * rows * keys.shape[1] * keys.shape[2] * keys.element_size() for keys, _ in self._layers.values())
 
-    def allocate(self, tokens: int) -> BlockTable:
-        """Borrow blocks for ``tokens`` tokens; raise `CapacityError` when they are not there now."""
-        count = -(-tokens // BLOCK)
-        if count > len(self._free):
-            raise CapacityError(
-                f"The KV cache has room for {self.free_tokens} tokens now, and {tokens} were asked for "
-                f"(capacity {self.capacity_tokens}). Wait for other requests to end, or ask for fewer max_tokens."
-            )
-        at = self._run_of(count)
-        taken = self._free[at : at + count]
-        del self._free[at : at + count]
-        return BlockTable(tuple(taken))
+    def holders(self, block: int) -> int:
+        """Return how many hold a block."""
+        return self._holders[block]
+
+    def allocate(self, tokens: int, *, likely: int = 0) -> BlockTable:
+        """Borrow blocks for ``tokens`` tokens, where ``likely`` would fit side by side if there is such a place.
+
+        Raises `CapacityError` when they are not there now.
+        """
+        count = blocks_for(tokens)
+        return self._take(count, max(count, blocks_for(likely)))
+
+    def grow(self, table: BlockTable) -> None:
+        """Add a block to a table, in place; raise `CapacityError` when none is free.
+
+        It is the one that follows the last if that is free. Otherwise, on a CPU, the whole sequence moves to where it
+        fits side by side, which costs as much as one gathering of it; where that is nowhere, the table is scattered.
+        """
+        following = table.blocks[-1] + 1
+        count = len(table.blocks) + 1
+        if table.contiguous and following < self.blocks and not self._used[following]:
+            self._hold(following)
+            table.blocks.append(following)
+        elif self.side_by_side and self._spoken_for.find(bytes(count)) >= 0:
+            moved = self._take(count, count + 1)
+            self.copy_blocks(table.blocks, moved)
+            self.release(table)
+            table.blocks, table.contiguous, table.promised = moved.blocks, moved.contiguous, moved.promised
+        else:
+            table.blocks += self._take(1, 1).blocks
+            table.contiguous = _adjacent(table.blocks)
+
+    def hold(self, blocks: Sequence[int]) -> None:
+        """Hold blocks once more, so that they stay when another holder lets go."""
+        for block in blocks:
+            self._hold(block)
+
+    def let_go(self, blocks: Sequence[int]) -> None:
+        """Hold blocks once less; one that nobody holds is free."""
+        for block in blocks:
+            self._holders[block] -= 1
+            if not self._holders[block]:
+                self._used[block] = self._spoken_for[block] = 0
+                self.free_blocks += 1
 
     def release(self, table: BlockTable) -> None:
         """Give a sequence's blocks back."""
-        self._free = sorted([*self._free, *table.blocks])
+        self.let_go(table.blocks)
+        for block in table.promised:
+            self._spoken_for[block] = self._used[block]
 
     def write(self, layer: int, rows: Tensor | slice, key: Tensor, value: Tensor) -> None:
         """Store ``key`` and ``value`` ``[T, K, D]`` of one layer at ``rows``."""
         if layer not in self._layers:
-            shape = (self.capacity_tokens, *key.shape[1:])
-            self._layers[layer] = (
-                torch.empty(shape, dtype=key.dtype, device=key.device),
-                torch.empty((*shape[:-1], value.shape[-1]), dtype=value.dtype, device=value.device),
-            )
+            self._layers[layer] = (self._empty(key), self._empty(value))
         keys, values = self._layers[layer]
         keys[rows] = key
         values[rows] = value
@@ -96,12 +155,58 @@ class KVCache:
         keys, values = self._layers[layer]
         return keys[rows], values[rows]
 
-    def _run_of(self, count: int) -> int:
-        """Return where in the free list ``count`` adjacent blocks begin, or 0 when no such run exists."""
-        start = 0
-        for at in range(len(self._free)):
-            if at and self._free[at] != self._free[at - 1] + 1:
-                start = at
-            if at - start + 1 == count:
-                return start
-        return 0
+    def copy_blocks(self, blocks: Sequence[int], table: BlockTable) -> None:
+        """Copy what lies in ``blocks`` to the first blocks of ``table``, in every layer."""
+        rows = len(blocks) * BLOCK
+        source, target = BlockTable(blocks).rows(0, rows, self.device), table.rows(0, rows, self.device)
+        for keys, values in self._layers.values():
+            keys[target] = keys[source]
+            values[target] = values[source]
+
+    def set_aside(self, table: BlockTable, tokens: int) -> Aside:
+        """Copy a sequence's first ``tokens`` tokens to host memory and give its blocks back."""
+        rows = table.rows(0, tokens, self.device)
+        layers = {
+            layer: (keys[rows].to("cpu", copy=True), values[rows].to("cpu", copy=True))
+            for layer, (keys, values) in self._layers.items()
+        }
+        self.release(table)
+        return Aside(tokens, layers)
+
+    def take_back(self, aside: Aside, table: BlockTable) -> None:
+        """Copy what was set aside to the first rows of ``table``, bit for bit."""
+        rows = table.rows(0, aside.tokens, self.device)
+        for layer, (keys, values) in aside.layers.items():
+            self.write(layer, rows, keys.to(self.device), values.to(self.device))
+
+    def _empty(self, like: Tensor) -> Tensor:
+        return torch.empty((self.capacity_tokens, *like.shape[1:]), dtype=like.dtype, device=like.device)
+
+    def _hold(self, block: int) -> None:
+        if not self._holders[block]:
+            self._used[block] = self._spoken_for[block] = 1
+            self.free_blocks -= 1
+        self._holders[block] += 1
+
+    def _take(self, count: int, likely: int) -> BlockTable:
+        if count > self.free_blocks:
+            raise CapacityError(
+                f"The KV cache has room for {self.free_tokens} tokens now, and {count * BLOCK} were asked for "
+                f"(capacity {self.capacity_tokens}). Wait for other requests to end, or ask for fewer max_tokens."
+            )
+        at = self._spoken_for.find(bytes(likely))
+        if at < 0:
+            at = self._spoken_for.find(bytes(count))
+        if at < 0:
+            at = self._used.rfind(bytes(count))  # far from where the one who was promised it begins
+        taken = list(range(at, at + count)) if at >= 0 else [b for b in range(self.blocks) if not self._used[b]][:count]
+        self.hold(taken)
+        end = last = taken[-1] + 1
+        while end - last < likely - count and end < self.blocks and not self._spoken_for[end]:
+            self._spoken_for[end] = 1
+            end += 1
+        return BlockTable(taken, range(last, end))
+
+
+def _adjacent(blocks: Sequence[int]) -> bool:
+    return all(b == a + 1 for a, b in zip(blocks, blocks[1:], strict=False))

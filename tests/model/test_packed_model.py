@@ -174,6 +174,7 @@ def test_scattered_blocks_give_the_same_answer(model: PackedModel) -> None:
     assert not table.contiguous
     for start, end in ((0, 20), (20, 30)):
         batch = PackedBatch.of([Piece(tokens[start:end], -1, start, table)], device=model.device, cache=cache)
+        assert torch.equal(batch.write_rows, table.rows(start, end, model.device))
         logits = model.logits(batch, batch.last_rows())[0]
         torch.testing.assert_close(logits, whole[end - 1], rtol=1e-4, atol=1e-4)
 

@@ -1,6 +1,7 @@
 """Low-rank updates of many adapters in one batch: grouped rows, gathered rows and their gradients.
 
-The semantics of every op is one equation, ``y[t] += s · (x[t] Aᵀ) Bᵀ`` with the factors and the scale of row t's slot.
+The semantics of every op is one equation, ``y_j[t] += s_j · (x[t] A_jᵀ) B_jᵀ``, with the factors and the scales of row
+t's slot, for the J linears that share the input x (q, k and v; gate and up; or one alone).
 """
 
 from mintbook_kernels.dispatch import Backend, BackendError, backend

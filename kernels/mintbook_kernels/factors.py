@@ -1,51 +1,108 @@
-"""One linear layer's factors, as the kernels read them."""
+"""The factors of linear layers that share an input, as the kernels read them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 
+import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Factors:
-    """The factors of one linear layer for every slot of a bank of rank-rows.
+    """The factors of the J linears that share one input, for every slot of a bank of rank-rows.
 
-    Slot s adds ``scale[s] · (x aₛᵀ) bₛ`` with ``aₛ = a[start[s] : start[s] + rank[s]]`` and ``bₛ`` the same rows of
-    ``b``. No other row is read. The same shape, in fp32, describes where the gradients of these factors go.
+    Slot s adds ``scale[j, s] · (x aₛᵀ) bₛ`` to the output of linear j, with ``aₛ = a[j][start[s] : start[s] +
+    rank[j, s]]`` and ``bₛ`` the same rows of ``b[j]``. No other row is read. The outputs of the J linears lie side by
+    side: linear j has ``y[:, columns[j] : columns[j + 1]]``. The same shape, in fp32, describes where the gradients of
+    these factors go.
+
+    >>> bank = torch.zeros(4, 20)
+    >>> start, rank, scale = torch.tensor([0]), torch.tensor([[4], [4]], dtype=torch.int32), torch.ones(2, 1)
+    >>> factors = Factors((bank[:, :5], bank[:, 10:15]), (bank[:, 5:10], bank[:, 15:18]), start, rank, scale)
+    >>> factors.targets, factors.in_features, factors.out_features, factors.columns
+    (2, 5, (5, 3), (0, 5, 8))
     """
 
-    a: Tensor
-    """``[N, H]``; a view of a wider bank is expected: rows may lie apart, the numbers of one row may not."""
-    b: Tensor
-    """``[N, O]``: row r of Bᵀ, a view of the same kind."""
+    a: tuple[Tensor, ...]
+    """J × ``[N, H]``: column views of one bank ``[N, W]``; rows lie apart, the numbers of one row side by side."""
+    b: tuple[Tensor, ...]
+    """J × ``[N, O_j]``: row r of B_jᵀ, views of the same bank."""
     start: Tensor
-    """``[S]`` int32 or int64: the first rank-row of the slot."""
+    """``[S]`` int64: the first rank-row of the slot, the same for all J."""
     rank: Tensor
-    """``[S]`` int32 or int64: the slot's true rank at this layer; 0 where the slot leaves this layer alone."""
+    """``[J, S]`` int32: the slot's true rank at that linear; 0 where the slot leaves it alone."""
     scale: Tensor
-    """``[S]`` fp32."""
+    """``[J, S]`` fp32."""
 
     def __post_init__(self) -> None:
-        if self.a.ndim != 2 or self.b.ndim != 2 or self.a.shape[0] != self.b.shape[0]:
+        banks = (*self.a, *self.b)
+        if not self.a or len(self.a) != len(self.b):
             raise ValueError(
-                f"Factors need a [N, H] and b [N, O] over the same N rank-rows; a is {list(self.a.shape)} and b is "
-                f"{list(self.b.shape)}."
+                f"Factors need one a and one b for each target; there are {len(self.a)} and {len(self.b)}."
             )
-        if self.a.dtype != self.b.dtype:
-            raise ValueError(f"Factors need a and b of one precision; a is {self.a.dtype} and b is {self.b.dtype}.")
-        if self.a.stride(1) != 1 or self.b.stride(1) != 1:
+        shapes = [list(bank.shape) for bank in banks]
+        if any(bank.ndim != 2 for bank in banks) or len({shape[0] for shape in shapes}) != 1:
+            raise ValueError(f"Factors need a [N, H] and b [N, O] over the same N rank-rows; they are {shapes}.")
+        if len({shape[1] for shape in shapes[: len(self.a)]}) != 1:
+            raise ValueError(f"Targets that share an input have a [N, H] of one H; they are {shapes[: len(self.a)]}.")
+        for what, found in (("precision", {bank.dtype for bank in banks}), ("device", {bank.device for bank in banks})):
+            if len(found) != 1:
+                raise ValueError(f"Factors need a and b of one {what}; they are {', '.join(sorted(map(str, found)))}.")
+        strides = {bank.stride() for bank in banks}
+        if len(strides) != 1 or self.a[0].stride(1) != 1:
             raise ValueError(
-                f"The numbers of one rank-row must lie side by side (last stride 1); the strides are {self.a.stride()} "
-                f"and {self.b.stride()}. Pass column slices of a row-major bank."
+                f"The numbers of one rank-row must lie side by side (last stride 1) in rows of one bank; the strides "
+                f"are {sorted(strides)}. Pass column slices of one row-major bank."
             )
-        if not self.start.shape == self.rank.shape == self.scale.shape == (self.slots,):
-            raise ValueError(
-                f"start, rank and scale need one number for each slot [S]; they are {list(self.start.shape)}, "
-                f"{list(self.rank.shape)} and {list(self.scale.shape)}."
-            )
+        self._check_tables()
+
+    def _check_tables(self) -> None:
+        per_slot, per_target = (self.slots,), (self.targets, self.slots)
+        tables = (
+            ("start", self.start, per_slot, torch.int64),
+            ("rank", self.rank, per_target, torch.int32),
+            ("scale", self.scale, per_target, torch.float32),
+        )
+        for name, table, shape, dtype in tables:
+            if tuple(table.shape) != shape or table.dtype != dtype or not table.is_contiguous():
+                raise ValueError(
+                    f"{name} must be {list(shape)} {dtype} without gaps; it is {list(table.shape)} {table.dtype} with "
+                    f"strides {table.stride()}."
+                )
 
     @property
     def slots(self) -> int:
         """S, the number of slots of the bank."""
         return self.start.numel()
+
+    @property
+    def targets(self) -> int:
+        """J, the number of linears that share the input."""
+        return len(self.a)
+
+    @property
+    def in_features(self) -> int:
+        """H, the width of the input."""
+        return self.a[0].shape[1]
+
+    @property
+    def out_features(self) -> tuple[int, ...]:
+        """O_j, the width of each target's output."""
+        return tuple(b.shape[1] for b in self.b)
+
+    @property
+    def columns(self) -> tuple[int, ...]:
+        """The J + 1 offsets 0, O_0, O_0 + O_1, … of the targets' outputs in y."""
+        return tuple(accumulate(self.out_features, initial=0))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the bank."""
+        return self.a[0].dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the bank."""
+        return self.a[0].device

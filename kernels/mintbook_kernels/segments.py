@@ -50,7 +50,7 @@ class Segments:
     chunk_rows: int
     rank: int
     """The largest page rank among the active slots; 0 when no row takes part."""
-    _keep: dict[torch.dtype, Tensor] = field(default_factory=dict, repr=False)
+    _keep: dict[tuple[torch.dtype, int], Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, slots: Tensor | Sequence[int], starts: Tensor, ranks: Tensor, *, chunk_rows: int = 64) -> Segments:
@@ -124,11 +124,14 @@ class Segments:
         """``[T', R]`` bool: whether the row (of `adapted`) may use the rank-row (of `rows`)."""
         return self.slots[self.adapted].unsqueeze(1) == self.row_slot
 
-    def keep(self, dtype: torch.dtype) -> Tensor:
-        """Return `owner` as integers as wide as ``dtype``: all bits set where an entry counts, else none."""
-        if dtype not in self._keep:
-            self._keep[dtype] = -self.owner.to(_INTEGERS[dtype.itemsize])
-        return self._keep[dtype]
+    def keep(self, dtype: torch.dtype, targets: int = 1) -> Tensor:
+        """Return `owner` as integers as wide as ``dtype``, once for each target ``[T', targets · R]``.
+
+        All bits are set where an entry counts, else none.
+        """
+        if (dtype, targets) not in self._keep:
+            self._keep[dtype, targets] = (-self.owner.to(_INTEGERS[dtype.itemsize])).repeat(1, targets)
+        return self._keep[dtype, targets]
 
 
 def as_range(ascending: Tensor) -> slice | None:

@@ -14,16 +14,21 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 POPULARITIES = ("identical", "distinct", "uniform", "zipf", "skewed")
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
-# Per slot: the rank at this layer, and the page's rank. One slot leaves this layer alone, one is free, and the last but
-# one spans two blocks of rank-rows (64). Nobody ever asks for the last.
-RANKS = (4, 0, 16, 1, 8, 33, 0, 70, 5)
+# For each target the ranks by slot, and the pages' ranks. Slots leave out none, some or all of the targets (1 all), one
+# is free (6), and the last but one spans two blocks of rank-rows (64). Nobody ever asks for the last.
+RANKS = (
+    (4, 0, 16, 1, 8, 33, 0, 70, 5),
+    (4, 0, 0, 3, 8, 20, 0, 70, 5),
+    (0, 0, 16, 2, 7, 33, 0, 1, 5),
+)
 PAGE_RANKS = (4, 6, 16, 3, 8, 33, 0, 70, 5)
-ASKED = len(RANKS) - 1
+WIDTHS = (45, 20, 33)
+ASKED = len(PAGE_RANKS) - 1
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One call: y ``[T, O]``, x ``[T, H]``, dy ``[T, O]``, the rows' slots, the factors and where gradients go."""
+    """One call: y ``[T, ΣO]``, x ``[T, H]``, dy ``[T, ΣO]``, the rows' slots, the factors and where gradients go."""
 
     y: Tensor
     x: Tensor
@@ -39,8 +44,15 @@ class Case:
 
     @property
     def adapted(self) -> Tensor:
-        """``[T]`` bool: the rows to which something is added."""
-        return (self.slots >= 0) & (self.factors.rank[self.slots.clamp(min=0)] > 0)
+        """``[T, ΣO]`` bool: the numbers to which something is added."""
+        ranks = self.factors.rank[:, self.slots.clamp(min=0)] * (self.slots >= 0)
+        widths = torch.tensor(self.factors.out_features, device=DEVICE)
+        return (ranks > 0).T.repeat_interleave(widths, dim=1)
+
+    def fill(self, value: float) -> None:
+        """Let every B be ``value``."""
+        for b in self.factors.b:
+            b.fill_(value)
 
 
 def slots_of(popularity: str, rows: int, *, base_rows: bool = True) -> Tensor:
@@ -66,35 +78,48 @@ def make_case(
     dtype: torch.dtype,
     *,
     width_in: int = 70,
-    width_out: int = 45,
-    ranks: tuple[int, ...] = RANKS,
+    widths: tuple[int, ...] = WIDTHS,
+    ranks: tuple[tuple[int, ...], ...] = RANKS,
     page_ranks: tuple[int, ...] = PAGE_RANKS,
 ) -> Case:
     """Lay the slots out in shuffled order in banks whose every other number is NaN (factors) or random (gradients)."""
+    ranks = ranks[: len(widths)]
     rank = torch.tensor(ranks, dtype=torch.int32, device=DEVICE)
     page_rank = torch.tensor(page_ranks, dtype=torch.int32, device=DEVICE)
     start, grad_start = _layout(page_ranks, gap=2), _layout(page_ranks, gap=3)
-    wide, left = width_in + width_out + 9, 4
-    bank = torch.full((sum(page_ranks) + 2 * len(ranks) + 2, wide), float("nan"), dtype=dtype, device=DEVICE)
-    columns_a, columns_b = slice(left, left + width_in), slice(left + width_in, left + width_in + width_out)
-    for first, count in zip(start.tolist(), ranks, strict=True):
-        bank[first : first + count, columns_a] = (torch.randn(count, width_in) / width_in**0.5).to(DEVICE, dtype)
-        bank[first : first + count, columns_b] = torch.randn(count, width_out).to(DEVICE, dtype)
-    scale = (0.5 + torch.rand(len(ranks))).to(DEVICE)
+    wide = sum(width_in + width + 3 for width in widths) + 4
+    bank = torch.full((sum(page_ranks) + 2 * len(page_ranks) + 2, wide), float("nan"), dtype=dtype, device=DEVICE)
     summed = torch.float64 if dtype == torch.float64 else torch.float32
-    grad_bank = torch.randn(sum(page_ranks) + 3 * len(ranks) + 3, wide, dtype=summed).to(DEVICE)
+    grad_bank = torch.randn(sum(page_ranks) + 3 * len(page_ranks) + 3, wide, dtype=summed).to(DEVICE)
+    a, b = _columns(bank, width_in, widths)
+    for a_j, b_j, ranks_j in zip(a, b, ranks, strict=True):
+        for first, count in zip(start.tolist(), ranks_j, strict=True):
+            a_j[first : first + count] = (torch.randn(count, width_in) / width_in**0.5).to(DEVICE, dtype)
+            b_j[first : first + count] = torch.randn(count, b_j.shape[1]).to(DEVICE, dtype)
+    scale = (0.5 + torch.rand(rank.shape)).to(DEVICE)
     grad_rank = rank.clone()
-    grad_rank[4:5] = 0
+    grad_rank[:, 4:5] = 0
+    grad_rank[1:2, 5:6] = 0
     rows = slots.numel()
     return Case(
-        y=torch.randn(rows, width_out).to(DEVICE, dtype),
+        y=torch.randn(rows, sum(widths)).to(DEVICE, dtype),
         x=torch.randn(rows, width_in).to(DEVICE, dtype),
-        dy=torch.randn(rows, width_out).to(DEVICE, dtype),
+        dy=torch.randn(rows, sum(widths)).to(DEVICE, dtype),
         slots=slots,
-        factors=Factors(bank[:, columns_a], bank[:, columns_b], start, rank, scale),
-        grads=Factors(grad_bank[:, columns_a], grad_bank[:, columns_b], grad_start, grad_rank, scale),
+        factors=Factors(a, b, start, rank, scale),
+        grads=Factors(*_columns(grad_bank, width_in, widths), grad_start, grad_rank, scale),
         segments=Segments.of(slots, start, page_rank),
     )
+
+
+def _columns(bank: Tensor, width_in: int, widths: tuple[int, ...]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    a, b, at = [], [], 4
+    for width in widths:
+        middle, end = at + width_in, at + width_in + width
+        a.append(bank[:, at:middle])
+        b.append(bank[:, middle:end])
+        at = end + 3
+    return tuple(a), tuple(b)
 
 
 def _layout(page_ranks: tuple[int, ...], *, gap: int) -> Tensor:
@@ -107,11 +132,18 @@ def _layout(page_ranks: tuple[int, ...], *, gap: int) -> Tensor:
 
 def with_swapped_adapters(factors: Factors, slots: Tensor) -> Factors:
     """Return the factors with one adapter in use exchanged for another; raise when the batch uses none."""
-    ranks = factors.rank.tolist()
+    ranks = factors.rank.any(0).tolist()
     order = list(range(factors.slots))
-    victim = next(slot for slot in slots.tolist() if slot >= 0 and ranks[slot] > 0)
-    order[victim] = next(slot for slot in reversed(order) if slot != victim and ranks[slot] > 0)
-    return replace(factors, start=factors.start[order], rank=factors.rank[order], scale=factors.scale[order])
+    victim = next(slot for slot in slots.tolist() if slot >= 0 and ranks[slot])
+    order[victim] = next(slot for slot in reversed(order) if slot != victim and ranks[slot])
+    return replace(factors, start=factors.start[order], rank=factors.rank[:, order], scale=factors.scale[:, order])
+
+
+def with_swapped_targets(factors: Factors) -> Factors:
+    """Return the factors with the A of the first two targets exchanged, and 0 for the poison in them."""
+    bank = factors.a[0]._base.nan_to_num()
+    first, second, *others = (bank.as_strided(a.shape, a.stride(), a.storage_offset()) for a in factors.a)
+    return Factors((second, first, *others), factors.b, factors.start, factors.rank, factors.scale)
 
 
 def deviation(found: Tensor, wanted: Tensor, before: Tensor | float = 0.0) -> float:

@@ -15,6 +15,7 @@ from lora_cases import (
     slots_of,
     twice,
     with_swapped_adapters,
+    with_swapped_targets,
 )
 from mintbook_kernels import gathered_lora
 from mintbook_kernels.gathered_lora.reference import gathered_lora as reference
@@ -40,13 +41,17 @@ def test_matches(rows: int, popularity: str, dtype: torch.dtype, backend: str) -
     if case.adapted.any():
         swapped = reference(case.y, case.x, with_swapped_adapters(case.factors, case.slots), case.slots)
         assert deviation(found, swapped, before) > TOLERANCE[dtype]
+        crossed = reference(case.y, case.x, with_swapped_targets(case.factors), case.slots)
+        assert deviation(found, crossed, before) > TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("rank", [17, 256])
 def test_every_tile_of_the_table_matches(rank: int, backend: str) -> None:
     slots = torch.tensor([0, 1, -1], device=DEVICE)
-    case = make_case(slots, torch.float32, width_in=300, width_out=280, ranks=(rank, 1), page_ranks=(rank, 1))
+    case = make_case(
+        slots, torch.float32, width_in=300, widths=(280, 9), ranks=((rank, 1), (0, 1)), page_ranks=(rank, 1)
+    )
     found = forward(case, backend)
     assert_matches(found, reference(case.y, case.x, case.factors, slots), torch.float32, case.y.double())
 
@@ -58,7 +63,7 @@ def test_base_rows_and_zero_adapters_keep_their_bits(dtype: torch.dtype, backend
     base = case.slots < 0
     case.y[base] = -0.0
     assert base.any() and torch.equal(bits(forward(case, backend)[~case.adapted]), bits(case.y[~case.adapted]))
-    case.factors.b.zero_()
+    case.fill(0.0)
     assert torch.equal(bits(forward(case, backend)), bits(case.y))
 
 

@@ -17,6 +17,7 @@ from lora_cases import (
     slots_of,
     twice,
     with_swapped_adapters,
+    with_swapped_targets,
 )
 from mintbook_kernels import Segments, grouped_lora
 from mintbook_kernels.grouped_lora.reference import grouped_lora as reference
@@ -37,6 +38,9 @@ def check(case: Case, backend: str) -> None:
     if case.adapted.any():
         swapped = reference(case.y, case.x, with_swapped_adapters(case.factors, case.slots), case.slots)
         assert deviation(found, swapped, before) > TOLERANCE[case.dtype]
+    if case.adapted.any() and case.factors.targets > 1:
+        crossed = reference(case.y, case.x, with_swapped_targets(case.factors), case.slots)
+        assert deviation(found, crossed, before) > TOLERANCE[case.dtype]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -59,16 +63,16 @@ def test_triton_matches_in_fp16() -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_wide_layer_matches(backend: str) -> None:
-    check(make_case(slots_of("distinct", 16), torch.float32, width_in=200, width_out=150), backend)
+@pytest.mark.parametrize("widths", [(150,), (70, 130)])
+def test_wide_layers_match(widths: tuple[int, ...], backend: str) -> None:
+    check(make_case(slots_of("distinct", 16), torch.float32, width_in=200, widths=widths), backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("rank", [17, 128, 256])
 def test_every_tile_of_the_table_matches(rank: int, backend: str) -> None:
-    check(
-        make_case(torch.tensor([0, 0, 1], device=DEVICE), torch.float32, ranks=(rank, 1), page_ranks=(rank, 1)), backend
-    )
+    ranks, page_ranks = ((rank, 1), (rank - 3, 0), (0, 1)), (rank, 1)
+    check(make_case(torch.tensor([0, 0, 1], device=DEVICE), torch.float32, ranks=ranks, page_ranks=page_ranks), backend)
 
 
 @pytest.mark.parametrize("slots", [[2] * 7, [2] * 3 + [-1] * 4, [-1, 2, 2, -1], [2, -1, 2, -1, 2], [0, 5, 0, 5]])
@@ -82,7 +86,7 @@ def test_rows_without_an_adapter_keep_their_bits(dtype: torch.dtype, backend: st
     case = make_case(slots_of("uniform", 40), dtype)
     strange = torch.tensor([-0.0, float("nan"), float("inf"), 0.0], dtype=dtype, device=DEVICE)
     base = (case.slots < 0) | (case.slots == 6)
-    case.y[base] = strange.repeat(12)[: case.y.shape[1]]
+    case.y[base] = strange.repeat(25)[: case.y.shape[1]]
     case.x[base] = float("nan")
     found = forward(case, backend)
     assert base.any() and torch.equal(bits(found[~case.adapted]), bits(case.y[~case.adapted]))
@@ -93,13 +97,13 @@ def test_rows_without_an_adapter_keep_their_bits(dtype: torch.dtype, backend: st
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_zero_adapter_changes_no_bit(dtype: torch.dtype, backend: str) -> None:
     case = make_case(slots_of("distinct", 40), dtype)
-    case.factors.b.nan_to_num_().zero_()
+    case.fill(0.0)
     assert torch.equal(bits(forward(case, backend)), bits(case.y))
 
 
 def test_triton_adds_nothing_to_a_negative_zero() -> None:
     case = make_case(slots_of("distinct", 8), torch.float32)
-    case.factors.b.zero_()
+    case.fill(0.0)
     case.y.fill_(-0.0)
     assert torch.equal(bits(forward(case, "triton")), bits(case.y))
 
@@ -108,10 +112,11 @@ def test_triton_adds_nothing_to_a_negative_zero() -> None:
 def test_an_adapter_of_nan_spoils_only_its_own_rows(backend: str) -> None:
     case = make_case(slots_of("distinct", 24), torch.float32)
     clean = forward(case, backend)
-    first, rank = int(case.factors.start[5]), int(case.factors.rank[5])
-    case.factors.a[first : first + rank] = float("nan")
-    if backend == "triton":
-        case.factors.b[first : first + rank] = float("nan")
+    its = slice(int(case.factors.start[5]), int(case.factors.start[5]) + 33)
+    for a, b in zip(case.factors.a, case.factors.b, strict=True):
+        a[its] = float("nan")
+        if backend == "triton":
+            b[its] = float("nan")
     spoilt, others = forward(case, backend), case.slots != 5
     assert spoilt[~others].isnan().all()
     assert torch.equal(bits(spoilt[others]), bits(clean[others]))
@@ -144,15 +149,22 @@ def test_operands_that_do_not_fit_are_refused() -> None:
             **({"y": case.y, "x": case.x, "factors": case.factors, "segments": case.segments} | changed)
         )
 
-    with pytest.raises(ValueError, match=r"x is \[2, 69\].*\[2, 70\]"):
+    with pytest.raises(ValueError, match=r"x is \[2, 69\].*70 → 45 \+ 20 \+ 33.*\[2, 70\]"):
         call(x=case.x[:, :69])
-    with pytest.raises(ValueError, match=r"y is \[1, 45\]"):
+    with pytest.raises(ValueError, match=r"y is \[1, 98\]"):
         call(y=case.y[:1])
     with pytest.raises(ValueError, match="bfloat16"):
         call(x=case.x.bfloat16())
     with pytest.raises(ValueError, match="side by side"):
         call(x=case.x.T.contiguous().T)
-    with pytest.raises(ValueError, match=r"grads are torch\.float16"):
-        call(grads=replace(case.grads, a=case.grads.a.half(), b=case.grads.b.half()))
+    half = make_case(case.slots, torch.bfloat16)
+    with pytest.raises(ValueError, match=r"grads are torch\.bfloat16"):
+        call(grads=half.factors)
+    with pytest.raises(ValueError, match=r"grads describe 70 → 45 and"):
+        call(
+            grads=replace(
+                case.grads, a=case.grads.a[:1], b=case.grads.b[:1], rank=case.grads.rank[:1], scale=case.grads.scale[:1]
+            )
+        )
     with pytest.raises(ValueError, match="9 slots"):
         call(segments=Segments.of([2, 9], torch.zeros(10, dtype=torch.int64), torch.ones(10, dtype=torch.int32)))

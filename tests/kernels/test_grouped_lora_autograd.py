@@ -17,26 +17,27 @@ DTYPES = (torch.float32, torch.bfloat16)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_backward_gives_dx_and_fills_the_gradient_bank(dtype: torch.dtype, backend: str) -> None:
     case = make_case(slots_of("distinct", 40), dtype)
-    x, weight = case.x.clone().requires_grad_(), torch.randn(45, 70, device=DEVICE, dtype=dtype) / 9
-    before_a, before_b = case.grads.a.clone(), case.grads.b.clone()
+    x, weight = case.x.clone().requires_grad_(), torch.randn(98, 70, device=DEVICE, dtype=dtype) / 9
+    bank = case.grads.a[0]._base
+    before = bank.clone()
     grouped_lora(x @ weight.T, x, case.factors, case.segments, grads=case.grads, backend=backend).backward(case.dy)
     dx, _, _ = reference(case.dy, case.x, case.factors, case.slots)
     assert_matches(x.grad, dx + case.dy.float() @ weight.float(), dtype)
-    twin_a, twin_b = case.grads.a.clone(), case.grads.b.clone()
-    case.grads.a.copy_(before_a), case.grads.b.copy_(before_b)
+    twin = bank.clone()
+    bank.copy_(before)
     lora_grad(case.dy, case.x, case.factors, case.segments, case.grads, need_dx=False, backend=backend)
-    assert torch.equal(case.grads.a, twin_a) and torch.equal(case.grads.b, twin_b)
-    assert not torch.equal(case.grads.a, before_a)
+    assert torch.equal(bank, twin)
+    assert all(not torch.equal(part, before[:, :1].expand_as(part)) for part in (*case.grads.a, *case.grads.b))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_trigger_brings_gradients_where_x_needs_none(backend: str) -> None:
     case = make_case(torch.tensor([2, 2, 0], device=DEVICE), torch.float32)
     trigger = torch.ones(1, device=DEVICE, requires_grad=True)
-    before = case.grads.a.clone()
+    before = case.grads.a[0].clone()
     y = grouped_lora(case.y, case.x, case.factors, case.segments, grads=case.grads, trigger=trigger, backend=backend)
     y.backward(case.dy)
-    assert not torch.equal(case.grads.a, before)
+    assert not torch.equal(case.grads.a[0], before)
     assert torch.equal(trigger.grad, torch.zeros(1, device=DEVICE))
 
 
@@ -50,7 +51,7 @@ def test_grads_that_no_backward_would_fill_are_refused() -> None:
 
 @pytest.mark.parametrize("slots", [[2] * 4, [2, -1, 0, 5], [-1, 2, 2, -1]])
 def test_the_node_passes_gradcheck(slots: list[int]) -> None:
-    case = make_case(torch.tensor(slots, device=DEVICE), torch.float64, width_in=5, width_out=3)
+    case = make_case(torch.tensor(slots, device=DEVICE), torch.float64, width_in=5, widths=(3, 2))
     y, x = case.y.requires_grad_(), case.x.requires_grad_()
     trigger = torch.ones(1, dtype=torch.float64, device=DEVICE, requires_grad=True)
 
@@ -62,8 +63,8 @@ def test_the_node_passes_gradcheck(slots: list[int]) -> None:
 
 @pytest.mark.parametrize("slots", [[2] * 4, [2, -1, 0, 2]])
 def test_the_factors_gradients_are_finite_differences(slots: list[int]) -> None:
-    case = make_case(torch.tensor(slots, device=DEVICE), torch.float64, width_in=5, width_out=3)
-    case.grads.a.zero_(), case.grads.b.zero_()
+    case = make_case(torch.tensor(slots, device=DEVICE), torch.float64, width_in=5, widths=(3, 2))
+    case.grads.a[0]._base.zero_()
     lora_grad(case.dy, case.x, case.factors, case.segments, case.grads, need_dx=False, backend="cpu")
     row, grad_row, step = int(case.factors.start[2]) + 3, int(case.grads.start[2]) + 3, 1e-6
 
@@ -71,7 +72,7 @@ def test_the_factors_gradients_are_finite_differences(slots: list[int]) -> None:
         y = grouped_lora(case.y.clone(), case.x, case.factors, case.segments, backend="cpu")
         return float((y * case.dy).sum())
 
-    for values, gradient in ((case.factors.a, case.grads.a), (case.factors.b, case.grads.b)):
+    for values, gradient in zip((*case.factors.a, *case.factors.b), (*case.grads.a, *case.grads.b), strict=True):
         for column in range(values.shape[1]):
             kept = float(values[row, column])
             values[row, column] = kept + step
@@ -100,7 +101,7 @@ def test_loading_another_slot_does_not_disturb_a_backward() -> None:
     x = case.x.clone().requires_grad_()
     out = grouped_lora(case.y, x, case.factors, case.segments, grads=case.grads, backend="cpu")
     first = int(case.factors.start[5])
-    case.factors.a[first : first + 33] = 7.0
+    case.factors.a[0][first : first + 33] = 7.0
     out.backward(case.dy)
     assert_matches(x.grad, reference(case.dy, case.x, case.factors, case.slots)[0], torch.float32)
 
@@ -109,7 +110,7 @@ def test_a_recomputed_forward_gives_the_same_gradients() -> None:
     case = make_case(torch.tensor([2, -1, 0, 2], device=DEVICE), torch.float32)
 
     def layer(x: Tensor) -> Tensor:
-        return grouped_lora(x[:, :45] * 2.0, x, case.factors, case.segments, backend="cpu").tanh()
+        return grouped_lora(x.repeat(1, 2)[:, :98] * 2.0, x, case.factors, case.segments, backend="cpu").tanh()
 
     direct, recomputed = (case.x.clone().requires_grad_() for _ in range(2))
     layer(direct).sum().backward()

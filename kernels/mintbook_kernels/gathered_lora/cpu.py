@@ -10,7 +10,7 @@ from mintbook_kernels.segments import Segments
 
 
 def add_update(y: Tensor, x: Tensor, factors: Factors, segments: Segments) -> None:
-    """Add the update to ``y [T, O]`` in place.
+    """Add the update to ``y [T, ΣO]`` in place.
 
     Masked dense, as for grouped rows: on a CPU the product against all active rank-rows costs less than gathering the
     factors of every row (see LOG.md).

@@ -13,11 +13,11 @@ from mintbook_kernels.segments import Segments
 
 
 def gathered_lora(y: Tensor, x: Tensor, factors: Factors, segments: Segments, *, backend: str | None = None) -> Tensor:
-    """Return ``y[t] += s · (x[t] Aᵀ) Bᵀ`` for ``y [T, O]`` and ``x [T, H]``, where few rows share an adapter.
+    """Return ``y_j[t] += s_j · (x[t] A_jᵀ) B_jᵀ`` for the J targets that share x, where few rows share an adapter.
 
-    ``y`` is changed in place and returned; rows without an adapter keep their bits, and a zero adapter adds exact 0.
-    There is no gradient: raises `ValueError` when x requires grad and grad is enabled, and for operands that do not
-    fit.
+    ``x [T, H]``, ``y [T, ΣO]`` with ``y_j = y[:, columns[j] : columns[j + 1]]``. ``y`` is changed in place and
+    returned; rows without an adapter keep their bits, and a zero adapter adds exact 0. There is no gradient: raises
+    `ValueError` when x requires grad and grad is enabled, and for operands that do not fit.
     """
     check_operands(y, x, factors, segments)
     if torch.is_grad_enabled() and x.requires_grad:

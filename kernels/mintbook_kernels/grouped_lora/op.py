@@ -21,21 +21,23 @@ def grouped_lora(
     x: Tensor,
     factors: Factors,
     segments: Segments,
-    *,
     grads: Factors | None = None,
     trigger: Tensor | None = None,
+    *,
     backend: str | None = None,
 ) -> Tensor:
-    """Return ``y[t] += s · (x[t] Aᵀ) Bᵀ`` for ``y [T, O]`` and ``x [T, H]``, where many rows share an adapter.
+    """Return ``y_j[t] += s_j · (x[t] A_jᵀ) B_jᵀ`` for the J targets that share x, where many rows share an adapter.
 
-    ``y`` is changed in place and returned; only where autograd forbids that (under grad, a view, or a leaf that
-    requires grad) the result is a new tensor. Rows without an adapter keep their bits; a zero adapter adds exact 0.
+    ``x [T, H]``, ``y [T, ΣO]`` with ``y_j = y[:, columns[j] : columns[j + 1]]``. ``y`` is changed in place and
+    returned; only where autograd forbids that (under grad, a view, or a leaf that requires grad) the result is a new
+    tensor. Rows without an adapter keep their bits; a zero adapter adds exact 0.
 
     With grad enabled and ``x`` or ``trigger`` requiring grad, the backward passes ``dy`` on to y, returns dx, and
-    *adds* dA and dBᵀ in place to ``grads.a [N', H]`` and ``grads.b [N', O]``, at the rank-rows ``grads.start`` names; a
-    slot whose ``grads.rank`` is 0 is frozen. ``trigger`` is a one-element tensor requiring grad: it makes the backward
-    run where x does not require grad (the first layer); its own gradient is 0. The backward reads the factors' memory
-    as it is then: the slots of this batch must not be written in between, other slots may.
+    *adds* dA_j and dB_jᵀ in place to ``grads.a[j] [N', H]`` and ``grads.b[j] [N', O_j]``, at the rank-rows
+    ``grads.start`` names; where ``grads.rank[j, s]`` is 0, slot s is frozen at target j. ``trigger`` is a one-element
+    tensor requiring grad: it makes the backward run where x does not require grad (the first layer); its own gradient
+    is 0. The backward reads the factors' memory as it is then: the slots of this batch must not be written in between,
+    other slots may.
 
     Raises `ValueError` for operands that do not fit, and for ``grads`` that no backward would reach.
     """

@@ -24,11 +24,12 @@ def lora_grad(
     need_dx: bool,
     backend: str | None = None,
 ) -> Tensor | None:
-    """Add dA and dBᵀ of ``y[t] += s · (x[t] Aᵀ) Bᵀ`` to ``grads`` in place; return ``dx [T, H]`` where asked for.
+    """Add the gradients of ``y_j[t] += s_j · (x[t] A_jᵀ) B_jᵀ`` to ``grads`` in place; return dx where asked for.
 
-    For ``dy [T, O]``, ``x [T, H]``: ``dh = s · dy B``, ``dx = dh A``, ``dA += dhᵀ x``, ``dBᵀ += s · hᵀ dy``. dx is 0
-    for rows without an adapter; ``None`` without ``need_dx``. Sums are in fp32 and in a fixed order: two calls give the
-    same bits. The backward of `grouped_lora` does this with the h that its forward kept; here it is computed again.
+    For ``x [T, H]``, ``dy [T, ΣO]`` with ``dy_j = dy[:, columns[j] : columns[j + 1]]``: ``dh_j = s_j · dy_j B_j``,
+    ``dx = Σ_j dh_j A_j [T, H]``, ``dA_j += dh_jᵀ x``, ``dB_jᵀ += s_j · h_jᵀ dy_j``. dx is 0 for rows without an
+    adapter; ``None`` without ``need_dx``. Sums are in fp32 and in a fixed order: two calls give the same bits. The
+    backward of `grouped_lora` does this with the h that its forward kept; here it is computed again.
     """
     check_operands(dy, x, factors, segments, y_name="dy")
     if grads is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import torch
 from torch import Tensor
 
@@ -9,12 +11,16 @@ from mintbook_kernels.factors import Factors
 from mintbook_kernels.grouped_lora.reference import grouped_lora
 
 
-def lora_grad(dy: Tensor, x: Tensor, factors: Factors, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return dx ``[T, H]``, dA ``[N, H]`` and dBᵀ ``[N, O]``, each 0 where nothing flows."""
-    leaves = [tensor.detach().float().requires_grad_() for tensor in (x, factors.a, factors.b)]
-    bank = Factors(leaves[1], leaves[2], factors.start, factors.rank, factors.scale)
-    y = grouped_lora(torch.zeros(dy.shape, device=dy.device), leaves[0], bank, slots)
-    if not y.requires_grad:
-        return torch.zeros_like(leaves[0]), torch.zeros_like(leaves[1]), torch.zeros_like(leaves[2])
-    dx, da, db = torch.autograd.grad(y, leaves, dy.float(), materialize_grads=True)
-    return dx, da, db
+def lora_grad(dy: Tensor, x: Tensor, factors: Factors, slots: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Return dx ``[T, H]``, J × dA ``[N, H]`` and J × dBᵀ ``[N, O_j]``, each 0 where nothing flows."""
+    leaves = [tensor.detach().float().requires_grad_() for tensor in (x, *factors.a, *factors.b)]
+    middle = 1 + factors.targets
+    bank = SimpleNamespace(
+        a=leaves[1:middle], b=leaves[middle:], start=factors.start, rank=factors.rank, scale=factors.scale
+    )
+    y = grouped_lora(torch.zeros(dy.shape, device=dy.device), leaves[0], bank, slots)  # type: ignore[arg-type]
+    if y.requires_grad:
+        gradients = torch.autograd.grad(y, leaves, dy.float(), materialize_grads=True)
+    else:
+        gradients = tuple(map(torch.zeros_like, leaves))
+    return gradients[0], list(gradients[1:middle]), list(gradients[middle:])

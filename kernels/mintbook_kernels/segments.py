@@ -5,14 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
+Integers = NDArray[np.int64]
 
-# Without slots: `owner` and `keep` are kept once computed, and only the plain torch path asks for them.
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Host:
+    """What the tables are made of, in int64 on the host."""
+
+    adapted: Integers
+    active: Integers
+    bounds: Integers
+    starts: Integers
+    ranks: Integers
+
+
+# Without slots: what only one backend asks for is made when it asks.
 @dataclass(frozen=True, eq=False)
 class Segments:
     """Which rows use which rank-rows, in the forms that the backends read.
@@ -25,31 +41,16 @@ class Segments:
     """``[T]`` int32: the slot of every row; −1 where the row takes no part."""
     order: Tensor
     """``[T']`` int32: the rows that take part, sorted by slot and in the batch's order within a slot."""
-    chunk_slot: Tensor
-    """``[C]`` int32: the slot of each chunk of at most `chunk_rows` positions of `order`."""
-    chunk_start: Tensor
-    """``[C]`` int32: the first position of the chunk."""
-    chunk_len: Tensor
-    """``[C]`` int32: the positions of the chunk."""
     active: Tensor
     """``[A]`` int32: the slots that have rows, ascending."""
     active_bounds: Tensor
     """``[A + 1]`` int32: ``active[i]`` has the positions ``active_bounds[i] : active_bounds[i + 1]`` of `order`."""
-    rows: Tensor
-    """``[R]`` int64: the rank-rows of the active slots, in the bank's order."""
-    row_slot: Tensor
-    """``[R]`` int64: the slot of each of these rank-rows."""
-    row_index: Tensor
-    """``[R]`` int64: the number of the rank-row inside its slot."""
-    row_span: slice | None
-    """The range that `rows` covers in the bank, where it is one range."""
-    adapted: slice | Tensor
-    """The rows that take part, ascending: a range, or ``[T']`` int64."""
     bank_slots: int
     """S, the number of slots of the bank."""
     chunk_rows: int
     rank: int
     """The largest page rank among the active slots; 0 when no row takes part."""
+    _host: _Host = field(repr=False)
     _keep: dict[tuple[torch.dtype, int], Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -71,37 +72,32 @@ class Segments:
                 f"starts and ranks need one number for each slot [S]; they are {list(starts.shape)} and "
                 f"{list(ranks.shape)}."
             )
-        device = starts.device
-        asked = torch.as_tensor(slots, dtype=torch.int64).reshape(-1).cpu()
-        starts, ranks = starts.to("cpu", torch.int64), ranks.to("cpu", torch.int64)
-        _check_slots(asked, starts.numel())
-        taking_part = (asked >= 0) & (_page_ranks(asked, ranks) > 0)
-        adapted = taking_part.nonzero().flatten()
-        by_slot, position = asked[adapted].sort(stable=True)
-        active, counts = torch.unique_consecutive(by_slot, return_counts=True)
-        ends = counts.cumsum(0)
-        chunk_slot, chunk_start, chunk_len = _chunks(active, ends - counts, counts, chunk_rows)
-        rows, row_slot, row_index = _rank_rows(active, starts, ranks)
-
-        def table(values: Tensor, dtype: torch.dtype = torch.int32) -> Tensor:
-            return values.to(device, dtype)
-
+        page_starts, page_ranks = starts.cpu().numpy(), ranks.cpu().numpy()
+        taking_part = _asked(slots, len(page_ranks))
+        if len(page_ranks):
+            taking_part[page_ranks[taking_part] == 0] = -1
+        # Rows of −1 come first, and are left away.
+        by_slot = taking_part.argsort(kind="stable")[np.count_nonzero(taking_part < 0) :]
+        its_slot = taking_part[by_slot]
+        firsts = (np.diff(its_slot, prepend=-1) != 0).nonzero()[0]
+        active, bounds = its_slot[firsts], np.append(firsts, len(its_slot))
+        host = _Host(
+            adapted=np.sort(by_slot),
+            active=active,
+            bounds=bounds,
+            starts=page_starts[active].astype(np.int64),
+            ranks=page_ranks[active].astype(np.int64),
+        )
+        on_device = _tables(starts.device, np.int32, taking_part, by_slot, active, bounds)
         return cls(
-            slots=table(torch.where(taking_part, asked, -1)),
-            order=table(adapted[position]),
-            chunk_slot=table(chunk_slot),
-            chunk_start=table(chunk_start),
-            chunk_len=table(chunk_len),
-            active=table(active),
-            active_bounds=table(torch.cat([ends.new_zeros(1), ends])),
-            rows=table(rows, torch.int64),
-            row_slot=table(row_slot, torch.int64),
-            row_index=table(row_index, torch.int64),
-            row_span=as_range(rows),
-            adapted=as_range(adapted) or table(adapted, torch.int64),
-            bank_slots=starts.numel(),
+            slots=on_device[0],
+            order=on_device[1],
+            active=on_device[2],
+            active_bounds=on_device[3],
+            bank_slots=len(page_ranks),
             chunk_rows=chunk_rows,
-            rank=int(ranks[active].max()) if active.numel() else 0,
+            rank=int(host.ranks.max(initial=0)),
+            _host=host,
         )
 
     @property
@@ -114,10 +110,51 @@ class Segments:
         """T, the number of rows of the batch."""
         return self.slots.numel()
 
+    @property
+    def chunk_slot(self) -> Tensor:
+        """``[C]`` int32: the slot of each chunk of at most `chunk_rows` positions of `order`."""
+        return self._chunks[0]
+
+    @property
+    def chunk_start(self) -> Tensor:
+        """``[C]`` int32: the first position of the chunk."""
+        return self._chunks[1]
+
+    @property
+    def chunk_len(self) -> Tensor:
+        """``[C]`` int32: the positions of the chunk."""
+        return self._chunks[2]
+
+    @property
+    def rows(self) -> Tensor:
+        """``[R]`` int64: the rank-rows of the active slots, in the bank's order."""
+        return self._rank_rows[0]
+
+    @property
+    def row_slot(self) -> Tensor:
+        """``[R]`` int64: the slot of each of these rank-rows."""
+        return self._rank_rows[1]
+
+    @property
+    def row_index(self) -> Tensor:
+        """``[R]`` int64: the number of the rank-row inside its slot."""
+        return self._rank_rows[2]
+
+    @cached_property
+    def row_span(self) -> slice | None:
+        """The range that `rows` covers in the bank, where it is one range."""
+        return _range(self._row_tables[0])
+
+    @cached_property
+    def adapted(self) -> slice | Tensor:
+        """The rows that take part, ascending: a range, or ``[T']`` int64."""
+        span = _range(self._host.adapted)
+        return torch.from_numpy(self._host.adapted).to(self.slots.device) if span is None else span
+
     @cached_property
     def only_slot(self) -> int | None:
         """The slot of all rows that take part, where there is just one."""
-        return int(self.active[0]) if self.active.numel() == 1 else None
+        return int(self._host.active[0]) if len(self._host.active) == 1 else None
 
     @cached_property
     def owner(self) -> Tensor:
@@ -133,6 +170,27 @@ class Segments:
             self._keep[dtype, targets] = (-self.owner.to(_INTEGERS[dtype.itemsize])).repeat(1, targets)
         return self._keep[dtype, targets]
 
+    @cached_property
+    def _chunks(self) -> tuple[Tensor, ...]:
+        firsts, counts = self._host.bounds[:-1], np.diff(self._host.bounds)
+        per_slot = -(-counts // self.chunk_rows)
+        which = np.repeat(np.arange(len(counts)), per_slot)
+        done = (np.arange(len(which)) - (per_slot.cumsum() - per_slot)[which]) * self.chunk_rows
+        lengths = np.minimum(counts[which] - done, self.chunk_rows)
+        return _tables(self.slots.device, np.int32, self._host.active[which], firsts[which] + done, lengths)
+
+    @cached_property
+    def _row_tables(self) -> tuple[Integers, Integers, Integers]:
+        in_bank_order = self._host.starts.argsort()
+        counts = self._host.ranks[in_bank_order]
+        which = np.repeat(in_bank_order, counts)
+        index = np.arange(len(which)) - np.repeat(counts.cumsum() - counts, counts)
+        return self._host.starts[which] + index, self._host.active[which], index
+
+    @cached_property
+    def _rank_rows(self) -> tuple[Tensor, ...]:
+        return _tables(self.slots.device, np.int64, *self._row_tables)
+
 
 def as_range(ascending: Tensor) -> slice | None:
     """Return the range that row numbers cover, or ``None`` when they are not one range in ascending order.
@@ -140,37 +198,34 @@ def as_range(ascending: Tensor) -> slice | None:
     >>> as_range(torch.tensor([3, 4, 5])), as_range(torch.tensor([3, 5]))
     (slice(3, 6, None), None)
     """
-    if ascending.numel() == 0:
+    return _range(ascending.cpu().numpy())
+
+
+def _range(ascending: Integers) -> slice | None:
+    if len(ascending) == 0:
         return slice(0, 0)
     first = int(ascending[0])
-    if int(ascending[-1]) - first + 1 != ascending.numel() or bool((ascending.diff() != 1).any()):
+    if ascending[-1] - first + 1 != len(ascending) or (ascending[1:] - ascending[:-1] != 1).any():
         return None
-    return slice(first, first + ascending.numel())
+    return slice(first, first + len(ascending))
 
 
-def _check_slots(asked: Tensor, count: int) -> None:
-    outside = asked[(asked < -1) | (asked >= count)]
-    if outside.numel():
-        raise ValueError(
-            f"Row slots must lie in −1 … {count - 1} (−1 is no adapter); {sorted(set(outside.tolist()))} do not."
-        )
+def _asked(slots: Tensor | Sequence[int], count: int) -> Integers:
+    asked = (slots.cpu().numpy() if isinstance(slots, Tensor) else np.asarray(slots)).astype(np.int64).reshape(-1)
+    if len(asked) and not (asked.min() >= -1 and asked.max() < count):
+        outside = sorted({slot for slot in asked.tolist() if not -1 <= slot < count})
+        raise ValueError(f"Row slots must lie in −1 … {count - 1} (−1 is no adapter); {outside} do not.")
+    return asked
 
 
-def _page_ranks(asked: Tensor, ranks: Tensor) -> Tensor:
-    return ranks[asked] if ranks.numel() else torch.zeros_like(asked)
-
-
-def _chunks(active: Tensor, firsts: Tensor, counts: Tensor, chunk_rows: int) -> tuple[Tensor, Tensor, Tensor]:
-    per_slot = (counts + chunk_rows - 1) // chunk_rows
-    which = torch.repeat_interleave(torch.arange(active.numel()), per_slot)
-    number = torch.arange(which.numel()) - (per_slot.cumsum(0) - per_slot)[which]
-    done = number * chunk_rows
-    return active[which], firsts[which] + done, (counts[which] - done).clamp(max=chunk_rows)
-
-
-def _rank_rows(active: Tensor, starts: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    in_bank_order = active[starts[active].argsort()]
-    counts = ranks[in_bank_order]
-    row_slot = torch.repeat_interleave(in_bank_order, counts)
-    row_index = torch.arange(row_slot.numel()) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-    return starts[row_slot] + row_index, row_slot, row_index
+def _tables(device: torch.device, dtype: type[np.integer[Any]], *tables: Integers) -> tuple[Tensor, ...]:
+    """Return the tables on the device, copied there at once, each from a multiple of 16 bytes."""
+    if device.type == "cpu":
+        return tuple(torch.from_numpy(table.astype(dtype)) for table in tables)
+    unit = 16 // np.dtype(dtype).itemsize
+    firsts = [0, *np.cumsum([-(-len(table) // unit) * unit for table in tables]).tolist()]
+    together = np.zeros(firsts[-1], dtype)
+    for first, table in zip(firsts, tables, strict=False):
+        together[first : first + len(table)] = table
+    there = torch.from_numpy(together).to(device)
+    return tuple(there[first : first + len(table)] for first, table in zip(firsts, tables, strict=False))

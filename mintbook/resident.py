@@ -26,7 +26,8 @@ class Resident:
         self.base = base
         self.config = config
         self.stamp = folder_stamp(base.folder)
-        self.engine = Engine(PackedModel(base.model, slot_rows=config.slot_rows), base.renderer.tokenizer, config)
+        model = PackedModel(base.model, slot_rows=config.slot_rows, batch_invariant=config.batch_invariant)
+        self.engine = Engine(model, base.renderer.tokenizer, config)
         self.residency = Residency(self.engine, base.digest)
         self.runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
 

@@ -8,8 +8,10 @@ import torch
 from mintbook_kernels import Factors
 from torch import Tensor, nn
 
-from mintbook.model.batch import PackedBatch
-from mintbook.model.lora_linear import AdapterPlan, attach
+from mintbook.model.batch import PackedBatch, Piece
+from mintbook.model.invariance import check_invariance
+from mintbook.model.projection import AdapterPlan, attach
+from mintbook.model.shared_inputs import shared_inputs
 from mintbook.model.sites import linear_sites
 from mintbook.model.slots import SlotBank
 from mintbook.store.page import Page
@@ -21,36 +23,68 @@ class GradientPage:
     """The gradients of one slot's adapter, in fp32 and in the layout of its page."""
 
     def __init__(self, page: Page, slot: int, bank: SlotBank) -> None:
-        self.page = page.like(torch.zeros(page.tensor.shape, dtype=torch.float32, device=bank.tensor.device))
-        views = self.page.factors()
-        ranks = dict(zip((site.name for site in page.sites), page.ranks, strict=True))
-        self.by_site: list[Factors | None] = []
-        for site in bank.sites:
-            if site.name not in views:
-                self.by_site.append(None)
-                continue
-            a, b = views[site.name]
-            rank = torch.zeros(bank.rows, dtype=torch.int32, device=a.device)
-            rank[slot] = ranks[site.name]
-            zeros = torch.zeros(bank.rows, dtype=torch.int64, device=a.device)
-            self.by_site.append(Factors(a=a, b=b, start=zeros, rank=rank, scale=torch.ones(bank.rows, device=a.device)))
+        rows, width = page.tensor.shape
+        widest = max(site.out_features for site in bank.sites)
+        self._rows = torch.zeros((rows, max(width, widest)), dtype=torch.float32, device=bank.tensor.device)
+        self.page = page.like(self._rows[:, :width])
+        self.by_group = tuple(self._factors(slot, bank, group) for group in bank.groups)
 
     def clear(self) -> None:
         """Set every gradient to zero, in place."""
         self.page.tensor.zero_()
 
+    def _factors(self, slot: int, bank: SlotBank, group: tuple[int, ...]) -> Factors | None:
+        views = self.page.factors()
+        ranks = dict(zip((site.name for site in self.page.sites), self.page.ranks, strict=True))
+        sites = [bank.sites[index] for index in group]
+        trained = [site for site in sites if site.name in views]
+        if not trained:
+            return None
+        rank = torch.zeros((len(sites), bank.rows), dtype=torch.int32, device=self._rows.device)
+        a, b = [], []
+        for place, site in enumerate(sites):
+            rank[place, slot] = ranks.get(site.name, 0)
+            known = site in trained
+            # A target that is not trained has rank 0: its columns are never touched, whichever they are.
+            wide_a = views[site.name if known else trained[0].name][0]
+            wide_b = views[site.name][1] if known else self._rows[:, : site.out_features]
+            a.append(self._whole(wide_a))
+            b.append(self._whole(wide_b))
+        return Factors(
+            a=tuple(a),
+            b=tuple(b),
+            start=torch.zeros(bank.rows, dtype=torch.int64, device=self._rows.device),
+            rank=rank,
+            scale=torch.ones((len(sites), bank.rows), device=self._rows.device),
+        )
+
+    def _whole(self, view: Tensor) -> Tensor:
+        """Return a view of the page's columns with all its rows, those below a smaller rank too."""
+        return self._rows.as_strided((self._rows.shape[0], view.shape[1]), self._rows.stride(), view.storage_offset())
+
+
+TILE = 32
+"""Rows of a product under ``batch_invariant``."""
+
 
 class PackedModel:
-    """The base with a slot bank attached to its linear layers."""
+    """The base with a slot bank attached to its linear layers.
 
-    def __init__(self, model: nn.Module, *, slot_rows: int) -> None:
+    With ``batch_invariant`` no bit of a row's logits depends on the other rows of its batch; see `product`.
+    """
+
+    def __init__(self, model: nn.Module, *, slot_rows: int, batch_invariant: bool = False) -> None:
         weight = next(model.parameters())
         self.model = model
         self.device = weight.device
+        self.batch_invariant = batch_invariant
         self.sites = linear_sites(model)
-        self.bank = SlotBank(self.sites, rows=slot_rows, dtype=weight.dtype, device=weight.device)
-        self._port = attach(model, self.sites)
+        groups = shared_inputs(model, self.sites, self._one_token)
+        self.bank = SlotBank(self.sites, groups, rows=slot_rows, dtype=weight.dtype, device=weight.device)
+        self._port = attach(model, self.sites, groups, tile=TILE if batch_invariant else None)
         self._trigger = torch.zeros(1, device=weight.device, requires_grad=True)
+        if batch_invariant:
+            check_invariance(self._port.weights, TILE)
 
     def logits(self, batch: PackedBatch, keep: Tensor) -> Tensor:
         """Return the logits ``[K, V]`` of the rows that ``keep [K]`` names, without gradients."""
@@ -72,7 +106,7 @@ class PackedModel:
             segments=self.bank.segments(batch.row_slots),
             factors=self.bank.factors,
             decode=grads is None and batch.decode_only,
-            grads=grads.by_site if grads else None,
+            grads=grads.by_group if grads else None,
             trigger=self._trigger if grads else None,
         )
 
@@ -86,3 +120,7 @@ class PackedModel:
         )
         logits: Tensor = out.logits[0]
         return logits
+
+    def _one_token(self) -> None:
+        with torch.no_grad():
+            self._forward(PackedBatch.of([Piece([0])], device=self.device), torch.zeros(1, dtype=torch.int64))

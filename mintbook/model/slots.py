@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from mintbook_kernels import Factors, Segments
 from torch import Tensor
 
 from mintbook.errors import CapacityError, TargetError
+from mintbook.model.free_rows import FreeRows
 from mintbook.store.page import Page, Site
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Placement:
+    """Where a page's sites lie in the bank."""
+
+    places: Tensor
+    """``[M]``: the bank's place of each of the page's sites."""
+    runs: tuple[tuple[int, int, int], ...]
+    """(column in the page, column in the bank, width) of every stretch that lies side by side in both."""
 
 
 class SlotBank:
@@ -17,11 +29,23 @@ class SlotBank:
 
     An adapter of rank r takes r rows, whatever the others' ranks are, and loading one is one copy where it adapts every
     layer. A row that no slot owns is never read. Slots are numbered from 0; the number of a freed slot may be used
-    again, which is why "no adapter" is −1 and never a slot.
+    again, which is why "no adapter" is −1 and never a slot. What loading and freeing cost does not depend on how many
+    slots are taken.
+
+    ``groups`` are the sites whose layers read one input, as indices of ``sites``: one `Factors` each.
     """
 
-    def __init__(self, sites: Sequence[Site], *, rows: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        groups: Sequence[Sequence[int]],
+        *,
+        rows: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
         self.sites = tuple(sites)
+        self.groups = tuple(tuple(group) for group in groups)
         self.rows = rows
         self.tensor = torch.empty((rows, sum(site.width for site in sites)), dtype=dtype, device=device)
         self.starts = torch.zeros(rows, dtype=torch.int64, device=device)
@@ -29,57 +53,71 @@ class SlotBank:
         self._ranks = torch.zeros((len(sites), rows), dtype=torch.int32, device=device)
         self._scales = torch.zeros((len(sites), rows), dtype=torch.float32, device=device)
         self._taken: dict[int, tuple[int, int]] = {}
-        self._columns: dict[str, int] = {}
-        self.factors: list[Factors] = []
+        self._free_rows = FreeRows(rows)
+        self._free_slots = list(range(rows - 1, -1, -1))
+        self._placements: dict[tuple[Site, ...], Placement] = {}
+        self._columns: list[int] = []
         at = 0
-        for index, site in enumerate(sites):
-            self._columns[site.name] = at
-            middle, end = at + site.in_features, at + site.width
-            self.factors.append(
-                Factors(
-                    a=self.tensor[:, at:middle],
-                    b=self.tensor[:, middle:end],
-                    start=self.starts,
-                    rank=self._ranks[index],
-                    scale=self._scales[index],
-                )
-            )
-            at = end
+        for site in sites:
+            self._columns.append(at)
+            at += site.width
+        self._places = {index: place for place, index in enumerate(i for group in self.groups for i in group)}
+        self.factors = tuple(self._factors(group) for group in self.groups)
 
     @property
     def free_rows(self) -> int:
         """Rank-rows that no slot owns."""
-        return self.rows - sum(count for _, count in self._taken.values())
+        return self._free_rows.total
 
     @property
     def used_bytes(self) -> int:
         """Bytes of the rows that slots own."""
         return (self.rows - self.free_rows) * self.tensor.shape[1] * self.tensor.element_size()
 
+    def placement(self, sites: tuple[Site, ...]) -> Placement:
+        """Return where the sites of a page lie; raise `TargetError` for a site that this base lacks."""
+        if sites not in self._placements:
+            index_of = {site: index for index, site in enumerate(self.sites)}
+            for site in sites:
+                if site not in index_of:
+                    raise TargetError(
+                        f"The adapter changes {site.name} ({site.in_features} → {site.out_features}), "
+                        "which this base lacks."
+                    )
+            indices = [index_of[site] for site in sites]
+            places = torch.tensor([self._places[index] for index in indices], device=self.starts.device)
+            self._placements[sites] = Placement(places, self._runs(sites, indices))
+        return self._placements[sites]
+
     def load(self, page: Page) -> int:
         """Copy a page into free rows and return its slot; raise `CapacityError` when no run of rows is long enough."""
-        indices = self._indices(page)
-        start = self._free_run(page.rank)
-        slot = next(number for number in range(self.rows) if number not in self._taken)
+        placement = self.placement(page.sites)
+        start = self._free_rows.take(page.rank)
+        if start is None:
+            raise CapacityError(
+                f"No {page.rank} adjacent rank-rows are free in the slot bank "
+                f"({self.free_rows} of {self.rows} are free in all). "
+                "Wait for a request to end, or open the session with more slot_rows."
+            )
+        slot = self._free_slots.pop()
         self._taken[slot] = (start, page.rank)
         self.starts[slot] = start
         self.page_ranks[slot] = page.rank
-        self._ranks[:, slot] = 0
-        chosen = torch.tensor(indices, device=self._ranks.device)
-        self._ranks[chosen, slot] = torch.tensor(page.ranks, dtype=torch.int32, device=self._ranks.device)
-        self._scales[chosen, slot] = torch.tensor(page.scales, device=self._scales.device)
+        self._ranks[placement.places, slot] = torch.tensor(page.ranks, dtype=torch.int32, device=self._ranks.device)
+        self._scales[placement.places, slot] = torch.tensor(page.scales, device=self._scales.device)
         self.write(slot, page)
         return slot
 
     def write(self, slot: int, page: Page) -> None:
         """Overwrite a slot's numbers with those of a page of the same layout, rounded to the bank's precision."""
         start, rank = self._taken[slot]
-        for source, column, width in self._runs(page.sites):
+        for source, column, width in self.placement(page.sites).runs:
             self.tensor[start : start + rank, column : column + width].copy_(page.tensor[:, source : source + width])
 
     def free(self, slot: int) -> None:
         """Give a slot's rows back."""
-        del self._taken[slot]
+        self._free_rows.give(*self._taken.pop(slot))
+        self._free_slots.append(slot)
         self._ranks[:, slot] = 0
         self.page_ranks[slot] = 0
 
@@ -87,39 +125,26 @@ class SlotBank:
         """Sort a batch's rows by slot, once for all layers of a forward."""
         return Segments.of(row_slots, self.starts, self.page_ranks)
 
-    def _indices(self, page: Page) -> list[int]:
-        index_of = {site: index for index, site in enumerate(self.sites)}
-        for site in page.sites:
-            if site not in index_of:
-                raise TargetError(
-                    f"The adapter changes {site.name} ({site.in_features} → {site.out_features}), "
-                    "which this base lacks."
-                )
-        return [index_of[site] for site in page.sites]
+    def _factors(self, group: tuple[int, ...]) -> Factors:
+        first = self._places[group[0]]
+        places = slice(first, first + len(group))
+        middles = [(self._columns[i], self._columns[i] + self.sites[i].in_features, self.sites[i]) for i in group]
+        return Factors(
+            a=tuple(self.tensor[:, column:middle] for column, middle, _ in middles),
+            b=tuple(self.tensor[:, middle : middle + site.out_features] for _, middle, site in middles),
+            start=self.starts,
+            rank=self._ranks[places],
+            scale=self._scales[places],
+        )
 
-    def _runs(self, sites: Sequence[Site]) -> list[tuple[int, int, int]]:
-        """Return (column in the page, column in the bank, width) of every stretch that lies side by side in both."""
+    def _runs(self, sites: Sequence[Site], indices: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
         runs: list[tuple[int, int, int]] = []
         source = 0
-        for site in sites:
-            column = self._columns[site.name]
+        for site, index in zip(sites, indices, strict=True):
+            column = self._columns[index]
             if runs and runs[-1][1] + runs[-1][2] == column:
                 runs[-1] = (runs[-1][0], runs[-1][1], runs[-1][2] + site.width)
             else:
                 runs.append((source, column, site.width))
             source += site.width
-        return runs
-
-    def _free_run(self, count: int) -> int:
-        at = 0
-        for start, length in sorted(self._taken.values()):
-            if start - at >= count:
-                return at
-            at = start + length
-        if self.rows - at >= count:
-            return at
-        raise CapacityError(
-            f"No {count} adjacent rank-rows are free in the slot bank "
-            f"({self.free_rows} of {self.rows} are free in all). "
-            "Wait for a request to end, or open the session with more slot_rows."
-        )
+        return tuple(runs)

@@ -1,0 +1,40 @@
+"""Whether this machine's matrix products keep a row's bits when the other rows change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from mintbook.errors import BaseUnsupported
+
+
+def check_invariance(weights: Iterable[Tensor], tile: int) -> None:
+    """Raise `BaseUnsupported` unless products of ``tile`` rows give a row the same bits wherever it stands.
+
+    Every shape of weight ``[O, H]`` is tried once: with the rows in every rotated order, and beside rows of zeros.
+    """
+    seen: set[tuple[torch.Size, torch.dtype]] = set()
+    for weight in weights:
+        if (weight.shape, weight.dtype) in seen:
+            continue
+        seen.add((weight.shape, weight.dtype))
+        generator = torch.Generator().manual_seed(0)
+        rows = torch.randn((tile, weight.shape[1]), generator=generator).to(weight)
+        expected = linear(rows, weight)
+        for shift in range(1, tile):
+            _check(linear(rows.roll(shift, 0), weight), expected.roll(shift, 0), weight, tile)
+        alone = torch.zeros_like(rows)
+        alone[tile // 2] = rows[tile // 2]
+        _check(linear(alone, weight)[tile // 2], expected[tile // 2], weight, tile)
+
+
+def _check(found: Tensor, expected: Tensor, weight: Tensor, tile: int) -> None:
+    if not torch.equal(found, expected):
+        raise BaseUnsupported(
+            f"batch_invariant needs products whose rows do not influence each other's bits; on this machine a product "
+            f"of {tile} rows with a weight of {list(weight.shape)} in {str(weight.dtype).removeprefix('torch.')} has "
+            "rows whose bits depend on their place. Open the session without batch_invariant."
+        )

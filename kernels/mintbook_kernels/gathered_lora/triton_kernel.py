@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mintbook_kernels.factors import Factors
+from mintbook_kernels.lanes import Side, column_and_width, lanes_of, target_of_lane, target_of_tile
 from mintbook_kernels.segments import Segments
 from mintbook_kernels.tiles import GATHERED, blocks, tile_for
 
@@ -17,79 +18,94 @@ from mintbook_kernels.tiles import GATHERED, blocks, tile_for
 @triton.jit
 def gathered_shrink_kernel(
     x,
-    a,
+    bank,
     h,
-    slots,
+    table,
+    row_slots,
     start,
     rank,
-    width,
+    slots,
+    page_rank,
     x_stride,
-    a_stride,
+    bank_stride,
     h_stride,
+    J: tl.constexpr,
+    ALIGN: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """h[t, r] = Σ_k x[t, k] · a[start + r, k] for one row and one block of ranks."""
+    """h_j[t, r] = Σ_k x[t, k] · bank_j[start + r, k] for one row and one block of rank-rows, of several targets too."""
     t = tl.program_id(0).to(tl.int64)
-    slot = tl.load(slots + t)
+    slot = tl.load(row_slots + t)
     if slot < 0:
         return
-    true_rank = tl.load(rank + slot).to(tl.int32)
-    if tl.program_id(1) * BLOCK_R >= true_rank:
+    total = lanes_of(slot, slots, rank, rank, J)
+    if tl.program_id(1) * BLOCK_R >= total:
         return
-    r = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R)
-    in_rank = r < true_rank
-    bank_row = tl.load(start + slot).to(tl.int64) + r
+    lane = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R)
+    in_rank = lane < total
+    target, r = target_of_lane(lane, slot, slots, rank, rank, J)
+    _, width = column_and_width(table, 0, J, ALIGN)
+    bank_row = tl.multiple_of(tl.load(table + target), [ALIGN]) + (tl.load(start + slot) + r) * bank_stride
     acc = tl.zeros((BLOCK_R,), dtype=tl.float32)
     for k0 in range(0, width, BLOCK_K):
         k = k0 + tl.arange(0, BLOCK_K)
         in_width = k < width
         x_tile = tl.load(x + t * x_stride + k, mask=in_width, other=0.0).to(tl.float32)
-        a_tile = tl.load(
-            a + bank_row[:, None] * a_stride + k[None, :], mask=in_rank[:, None] & in_width[None, :], other=0.0
+        bank_tile = tl.load(
+            bank + bank_row[:, None] + k[None, :], mask=in_rank[:, None] & in_width[None, :], other=0.0
         ).to(tl.float32)
-        acc += tl.sum(a_tile * x_tile[None, :], axis=1)
-    tl.store(h + t * h_stride + r, acc, mask=in_rank)
+        acc += tl.sum(bank_tile * x_tile[None, :], axis=1)
+    tl.store(h + t * h_stride + target * page_rank + r, acc, mask=in_rank)
 
 
 @triton.jit
 def gathered_expand_kernel(
     y,
+    bank,
     h,
-    b,
-    slots,
+    table,
+    row_slots,
     start,
     rank,
     scale,
-    width,
+    slots,
+    page_rank,
     y_stride,
+    bank_stride,
     h_stride,
-    b_stride,
+    J: tl.constexpr,
+    ALIGN: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """y[t, n] += s · Σ_r h[t, r] · b[start + r, n] for one row and one block of columns."""
+    """y_j[t, n] += s_j · Σ_r h_j[t, r] · bank_j[start + r, n] for one row and one block of one target's columns."""
     t = tl.program_id(0).to(tl.int64)
-    slot = tl.load(slots + t)
+    slot = tl.load(row_slots + t)
     if slot < 0:
         return
-    true_rank = tl.load(rank + slot).to(tl.int32)
+    target, tile = target_of_tile(tl.program_id(1), table, J, BLOCK_N)
+    true_rank = tl.load(rank + target * slots + slot)
     if true_rank == 0:
         return
-    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    column, width = column_and_width(table, target, J, ALIGN)
+    n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     in_width = n < width
-    first = tl.load(start + slot).to(tl.int64)
+    first = tl.load(start + slot)
+    its_bank = bank + tl.multiple_of(tl.load(table + target), ALIGN)
     acc = tl.zeros((BLOCK_N,), dtype=tl.float32)
     for r0 in range(0, true_rank, BLOCK_R):
         r = r0 + tl.arange(0, BLOCK_R)
         in_rank = r < true_rank
-        h_tile = tl.load(h + t * h_stride + r, mask=in_rank, other=0.0)
-        b_tile = tl.load(
-            b + (first + r)[:, None] * b_stride + n[None, :], mask=in_rank[:, None] & in_width[None, :], other=0.0
+        h_tile = tl.load(h + t * h_stride + target * page_rank + r, mask=in_rank, other=0.0)
+        bank_tile = tl.load(
+            its_bank + (first + r)[:, None] * bank_stride + n[None, :],
+            mask=in_rank[:, None] & in_width[None, :],
+            other=0.0,
         ).to(tl.float32)
-        acc += tl.sum(h_tile[:, None] * b_tile, axis=0)
-    acc *= tl.load(scale + slot)
-    here = y + t * y_stride + n
+        acc += tl.sum(h_tile[:, None] * bank_tile, axis=0)
+    acc *= tl.load(scale + target * slots + slot)
+    here = y + t * y_stride + column + n
     # Where nothing is added nothing is written: −0.0 + 0.0 would be +0.0, another bit pattern.
     changed = in_width & (acc != 0.0)
     before = tl.load(here, mask=changed, other=0.0)
@@ -97,25 +113,27 @@ def gathered_expand_kernel(
 
 
 def add_update(y: Tensor, x: Tensor, factors: Factors, segments: Segments) -> None:
-    """Add the update to ``y [T, O]`` in place; ``h [T, P]`` stays in fp32 and y is rounded once."""
-    tile = tile_for(GATHERED, segments.rank)
-    h = torch.empty((segments.tokens, segments.rank), dtype=torch.float32, device=x.device)
-    gathered_shrink_kernel[(segments.tokens, blocks(segments.rank, tile.rank))](
-        x,
-        factors.a,
-        h,
-        *(segments.slots, factors.start, factors.rank),
-        *(x.shape[1], x.stride(0), factors.a.stride(0), h.stride(0)),
+    """Add the update to ``y [T, ΣO]`` in place; ``h [T, J · P]`` stays in fp32 and y is rounded once."""
+    lanes = factors.targets * segments.rank
+    h = torch.empty((segments.tokens, lanes), dtype=torch.float32, device=x.device)
+    side, tile = Side.of_a(factors), tile_for(GATHERED, lanes)
+    gathered_shrink_kernel[(segments.tokens, blocks(lanes, tile.rank))](
+        *(x, side.bank, h, side.table),
+        *(segments.slots, factors.start, factors.rank, factors.slots),
+        *(segments.rank, x.stride(0), side.bank.stride(0), h.stride(0)),
+        J=factors.targets,
+        ALIGN=side.align,
         BLOCK_R=tile.rank,
         BLOCK_K=tile.columns,
         **tile.options,
     )
-    gathered_expand_kernel[(segments.tokens, blocks(y.shape[1], tile.columns))](
-        y,
-        h,
-        factors.b,
-        *(segments.slots, factors.start, factors.rank, factors.scale),
-        *(y.shape[1], y.stride(0), h.stride(0), factors.b.stride(0)),
+    side, tile = Side.of_b(factors), tile_for(GATHERED, segments.rank)
+    gathered_expand_kernel[(segments.tokens, sum(blocks(width, tile.columns) for width in side.widths))](
+        *(y, side.bank, h, side.table),
+        *(segments.slots, factors.start, factors.rank, factors.scale, factors.slots),
+        *(segments.rank, y.stride(0), side.bank.stride(0), h.stride(0)),
+        J=factors.targets,
+        ALIGN=side.align,
         BLOCK_R=tile.rank,
         BLOCK_N=tile.columns,
         **tile.options,

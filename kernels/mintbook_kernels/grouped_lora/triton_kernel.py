@@ -3,8 +3,8 @@
 """Grouped rows in Triton: shrink and expand over chunks of rows that share a slot.
 
 Both kernels read the slot's own start, rank and scale, so that a rank-4 adapter costs a rank-4 product beside one of
-rank 256. ``h [T', P]`` is fp32, indexed by the position in `order`; its entries beyond a slot's rank are never written
-or read. The gradients use the same two kernels, with B in A's place and the other way round.
+rank 256. ``h [T', J · P]`` is fp32, indexed by the position in `order`; target j has the columns from ``j · P``, and
+what lies beyond a slot's rank is never written or read. The gradients shrink dy with the same kernel.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mintbook_kernels.factors import Factors
+from mintbook_kernels.lanes import Side, column_and_width, lanes_of, target_of_lane, target_of_tile
 from mintbook_kernels.segments import Segments
 from mintbook_kernels.tiles import GROUPED, blocks, tile_for
 
@@ -22,8 +23,9 @@ from mintbook_kernels.tiles import GROUPED, blocks, tile_for
 @triton.jit
 def shrink_kernel(
     x,
-    a,
+    bank,
     h,
+    table,
     order,
     chunk_slot,
     chunk_start,
@@ -31,49 +33,70 @@ def shrink_kernel(
     start,
     rank,
     scale,
-    width,
+    slots,
+    page_rank,
     x_stride,
-    a_stride,
+    bank_stride,
     h_stride,
-    SCALED: tl.constexpr,
+    SHARED: tl.constexpr,
+    J: tl.constexpr,
+    ALIGN: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """h[p, r] = s · Σ_k x[order[p], k] · a[start + r, k] for one chunk and one block of ranks; s is 1 unless SCALED."""
+    """h_j[p, r] = Σ_k x_j[order[p], k] · bank_j[start + r, k] for one chunk and one block of rank-rows.
+
+    SHARED: every target has the same x, and one block may hold rank-rows of several targets. Otherwise x_j are the
+    target's own columns of x, a block belongs to one target, and the result is multiplied by its scale.
+    """
     chunk = tl.program_id(0)
     slot = tl.load(chunk_slot + chunk)
-    true_rank = tl.load(rank + slot).to(tl.int32)
-    r = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R)
-    if tl.program_id(1) * BLOCK_R >= true_rank:
+    if SHARED:
+        its_target = 0
+        block = tl.program_id(1)
+        total = lanes_of(slot, slots, rank, rank, J)
+    else:
+        blocks_each = (page_rank + BLOCK_R - 1) // BLOCK_R
+        its_target = tl.program_id(1) // blocks_each
+        block = tl.program_id(1) % blocks_each
+        total = tl.load(rank + its_target * slots + slot)
+    if block * BLOCK_R >= total:
         return
+    lane = block * BLOCK_R + tl.arange(0, BLOCK_R)
+    in_rank = lane < total
+    if SHARED:
+        target, r = target_of_lane(lane, slot, slots, rank, rank, J)
+    else:
+        target = tl.zeros_like(lane) + its_target
+        r = lane
     m = tl.arange(0, BLOCK_M)
     in_chunk = m < tl.load(chunk_len + chunk)
-    in_rank = r < true_rank
     position = (tl.load(chunk_start + chunk) + m).to(tl.int64)
     row = tl.load(order + position, mask=in_chunk, other=0).to(tl.int64)
-    bank_row = tl.load(start + slot).to(tl.int64) + r
+    column, width = column_and_width(table, its_target, J, ALIGN)
+    bank_row = tl.multiple_of(tl.load(table + target), [ALIGN]) + (tl.load(start + slot) + r) * bank_stride
     acc = tl.zeros((BLOCK_M, BLOCK_R), dtype=tl.float32)
     for k0 in range(0, width, BLOCK_K):
         k = k0 + tl.arange(0, BLOCK_K)
         in_width = k < width
         x_tile = tl.load(
-            x + row[:, None] * x_stride + k[None, :], mask=in_chunk[:, None] & in_width[None, :], other=0.0
+            x + row[:, None] * x_stride + column + k[None, :], mask=in_chunk[:, None] & in_width[None, :], other=0.0
         )
-        a_tile = tl.load(
-            a + bank_row[None, :] * a_stride + k[:, None], mask=in_rank[None, :] & in_width[:, None], other=0.0
-        )
-        acc = tl.dot(x_tile, a_tile, acc, input_precision="ieee")
-    if SCALED:
-        acc *= tl.load(scale + slot)
-    tl.store(h + position[:, None] * h_stride + r[None, :], acc, mask=in_chunk[:, None] & in_rank[None, :])
+        bank_tile = tl.load(bank + bank_row[None, :] + k[:, None], mask=in_rank[None, :] & in_width[:, None], other=0.0)
+        acc = tl.dot(x_tile, bank_tile, acc, input_precision="ieee")
+    if not SHARED:
+        acc *= tl.load(scale + its_target * slots + slot)
+    here = h + position[:, None] * h_stride + (target * page_rank + r)[None, :]
+    tl.store(here, acc, mask=in_chunk[:, None] & in_rank[None, :])
 
 
 @triton.jit
 def expand_kernel(
     y,
+    bank,
     h,
-    b,
+    table,
     order,
     chunk_slot,
     chunk_start,
@@ -81,64 +104,73 @@ def expand_kernel(
     start,
     rank,
     scale,
-    width,
+    slots,
+    page_rank,
     y_stride,
+    bank_stride,
     h_stride,
-    b_stride,
-    SCALED: tl.constexpr,
+    J: tl.constexpr,
+    ALIGN: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """y[order[p], n] += s · Σ_r h[p, r] · b[start + r, n] for one chunk, one block of columns; s is 1 unless SCALED."""
+    """y_j[order[p], n] += s_j · Σ_r h_j[p, r] · bank_j[start + r, n] for one chunk and one block of one target's n."""
     chunk = tl.program_id(0)
     slot = tl.load(chunk_slot + chunk)
-    true_rank = tl.load(rank + slot).to(tl.int32)
+    target, tile = target_of_tile(tl.program_id(1), table, J, BLOCK_N)
+    true_rank = tl.load(rank + target * slots + slot)
     if true_rank == 0:
         return
+    column, width = column_and_width(table, target, J, ALIGN)
     m = tl.arange(0, BLOCK_M)
-    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     in_chunk = m < tl.load(chunk_len + chunk)
     in_width = n < width
     position = (tl.load(chunk_start + chunk) + m).to(tl.int64)
     row = tl.load(order + position, mask=in_chunk, other=0).to(tl.int64)
-    first = tl.load(start + slot).to(tl.int64)
+    first = tl.load(start + slot)
+    its_bank = bank + tl.multiple_of(tl.load(table + target), ALIGN)
+    its_h = h + target * page_rank
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for r0 in range(0, true_rank, BLOCK_R):
         r = r0 + tl.arange(0, BLOCK_R)
         in_rank = r < true_rank
         h_tile = tl.load(
-            h + position[:, None] * h_stride + r[None, :], mask=in_chunk[:, None] & in_rank[None, :], other=0.0
+            its_h + position[:, None] * h_stride + r[None, :], mask=in_chunk[:, None] & in_rank[None, :], other=0.0
         )
-        b_tile = tl.load(
-            b + (first + r)[:, None] * b_stride + n[None, :], mask=in_rank[:, None] & in_width[None, :], other=0.0
+        bank_tile = tl.load(
+            its_bank + (first + r)[:, None] * bank_stride + n[None, :],
+            mask=in_rank[:, None] & in_width[None, :],
+            other=0.0,
         )
-        acc = tl.dot(h_tile.to(b_tile.dtype), b_tile, acc, input_precision="ieee")
-    if SCALED:
-        acc *= tl.load(scale + slot)
-    here = y + row[:, None] * y_stride + n[None, :]
+        acc = tl.dot(h_tile.to(bank_tile.dtype), bank_tile, acc, input_precision="ieee")
+    acc *= tl.load(scale + target * slots + slot)
+    here = y + row[:, None] * y_stride + column + n[None, :]
     # Where nothing is added nothing is written: −0.0 + 0.0 would be +0.0, another bit pattern.
     changed = in_chunk[:, None] & in_width[None, :] & (acc != 0.0)
     before = tl.load(here, mask=changed, other=0.0)
     tl.store(here, (before.to(tl.float32) + acc).to(before.dtype), mask=changed)
 
 
-def new_h(segments: Segments, device: torch.device) -> Tensor:
-    """Return memory for ``h [T', P]`` fp32 with P at least the largest rank."""
-    return torch.empty((segments.order.numel(), segments.rank), dtype=torch.float32, device=device)
+def new_h(factors: Factors, segments: Segments, device: torch.device) -> Tensor:
+    """Return memory for ``h [T', J · P]`` fp32, where P is the largest page rank."""
+    return torch.empty((segments.order.numel(), factors.targets * segments.rank), dtype=torch.float32, device=device)
 
 
-def shrink(x: Tensor, a: Tensor, h: Tensor, factors: Factors, segments: Segments, *, scaled: bool) -> None:
-    """Write ``h[p] = s · x[order[p]] aᵀ`` for ``x [T, W]`` and a bank ``a [N, W]``; s is 1 unless ``scaled``."""
-    tile = tile_for(GROUPED[x.dtype.itemsize], segments.rank)
-    shrink_kernel[(segments.chunk_slot.numel(), blocks(segments.rank, tile.rank))](
-        x,
-        a,
-        h,
+def shrink(x: Tensor, side: Side, h: Tensor, factors: Factors, segments: Segments, *, shared: bool) -> None:
+    """Write ``h_j[p] = x[order[p]] bank_jᵀ``; unless ``shared``, ``s_j · x_j[order[p]] bank_jᵀ``."""
+    lanes = factors.targets * segments.rank if shared else segments.rank
+    tile = tile_for(GROUPED[x.dtype.itemsize], lanes)
+    tiles = blocks(lanes, tile.rank) * (1 if shared else factors.targets)
+    shrink_kernel[(segments.chunk_slot.numel(), tiles)](
+        *(x, side.bank, h, side.table),
         *(segments.order, segments.chunk_slot, segments.chunk_start, segments.chunk_len),
-        *(factors.start, factors.rank, factors.scale),
-        *(x.shape[1], x.stride(0), a.stride(0), h.stride(0)),
-        SCALED=scaled,
+        *(factors.start, factors.rank, factors.scale, factors.slots),
+        *(segments.rank, x.stride(0), side.bank.stride(0), h.stride(0)),
+        SHARED=shared,
+        J=factors.targets,
+        ALIGN=side.align,
         BLOCK_M=segments.chunk_rows,
         BLOCK_R=tile.rank,
         BLOCK_K=tile.columns,
@@ -146,17 +178,17 @@ def shrink(x: Tensor, a: Tensor, h: Tensor, factors: Factors, segments: Segments
     )
 
 
-def expand(y: Tensor, h: Tensor, b: Tensor, factors: Factors, segments: Segments, *, scaled: bool) -> None:
-    """Add ``s · h[p] b`` to ``y[order[p]]`` for ``y [T, W]`` and a bank ``b [N, W]``; s is 1 unless ``scaled``."""
+def expand(y: Tensor, side: Side, h: Tensor, factors: Factors, segments: Segments) -> None:
+    """Add ``s_j · h_j[p] bank_j`` to ``y_j[order[p]]`` in place."""
     tile = tile_for(GROUPED[y.dtype.itemsize], segments.rank)
-    expand_kernel[(segments.chunk_slot.numel(), blocks(y.shape[1], tile.columns))](
-        y,
-        h,
-        b,
+    tiles = sum(blocks(width, tile.columns) for width in side.widths)
+    expand_kernel[(segments.chunk_slot.numel(), tiles)](
+        *(y, side.bank, h, side.table),
         *(segments.order, segments.chunk_slot, segments.chunk_start, segments.chunk_len),
-        *(factors.start, factors.rank, factors.scale),
-        *(y.shape[1], y.stride(0), h.stride(0), b.stride(0)),
-        SCALED=scaled,
+        *(factors.start, factors.rank, factors.scale, factors.slots),
+        *(segments.rank, y.stride(0), side.bank.stride(0), h.stride(0)),
+        J=factors.targets,
+        ALIGN=side.align,
         BLOCK_M=segments.chunk_rows,
         BLOCK_R=tile.rank,
         BLOCK_N=tile.columns,
@@ -165,11 +197,11 @@ def expand(y: Tensor, h: Tensor, b: Tensor, factors: Factors, segments: Segments
 
 
 def add_update(y: Tensor, x: Tensor, factors: Factors, segments: Segments) -> Tensor:
-    """Add the update to ``y [T, O]`` in place; return the unscaled ``h [T', P]`` in fp32.
+    """Add the update to ``y [T, ΣO]`` in place; return the unscaled ``h [T', J · P]`` in fp32.
 
     ``h`` is rounded to the precision of x once, where it meets B; y is rounded once.
     """
-    h = new_h(segments, x.device)
-    shrink(x, factors.a, h, factors, segments, scaled=False)
-    expand(y, h, factors.b, factors, segments, scaled=True)
+    h = new_h(factors, segments, x.device)
+    shrink(x, Side.of_a(factors), h, factors, segments, shared=True)
+    expand(y, Side.of_b(factors), h, factors, segments)
     return h

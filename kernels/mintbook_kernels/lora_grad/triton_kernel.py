@@ -1,6 +1,9 @@
 # Triton's decorators and kernel arguments carry no types.
 # mypy: disallow-untyped-defs=False, disallow-untyped-decorators=False, disallow-incomplete-defs=False
-"""The gradients in Triton: dh and dx by the kernels of grouped rows, dA and dBᵀ by one kernel without atomics."""
+"""The gradients in Triton, in four launches without atomics: dh, dA, dBᵀ and dx, each for all targets.
+
+``dh [T', J · P]`` is fp32 and lies as h does. dh and dBᵀ read dy once each (see LOG.md for why not once together).
+"""
 
 from __future__ import annotations
 
@@ -10,44 +13,64 @@ import triton.language as tl
 from torch import Tensor
 
 from mintbook_kernels.factors import Factors
-from mintbook_kernels.grouped_lora.triton_kernel import expand, new_h, shrink
+from mintbook_kernels.grouped_lora.triton_kernel import new_h, shrink
+from mintbook_kernels.lanes import Side, column_and_width, lanes_of, target_of_lane, target_of_tile
 from mintbook_kernels.segments import Segments
 from mintbook_kernels.tiles import GROUPED, blocks, tile_for
 
 
 @triton.jit
 def factor_grad_kernel(
-    h,
     x,
-    g,
+    bank,
+    h,
+    table,
     order,
     active,
     active_bounds,
+    start,
     rank,
+    cap,
     scale,
-    grad_start,
-    grad_rank,
-    width,
-    h_stride,
+    slots,
+    page_rank,
     x_stride,
-    g_stride,
-    SCALED: tl.constexpr,
+    bank_stride,
+    h_stride,
+    SHARED: tl.constexpr,
+    J: tl.constexpr,
+    ALIGN: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """g[grad_start + r, n] += s · Σ_p h[p, r] · x[order[p], n] over the rows p of one slot; s is 1 unless SCALED.
+    """bank_j[start + r, n] += Σ_p h_j[p, r] · x_j[order[p], n] over the rows p of one slot, for r < min(rank, cap).
 
-    One program owns one tile of g and sums its slot's rows in the batch's order: no atomics, one order of addition.
+    SHARED: every target has the same x, and one block may hold rank-rows of several targets. Otherwise x_j are the
+    target's own columns of x, a block belongs to one target, and the sum is multiplied by its scale. One program owns
+    one tile of the bank and sums its slot's rows in the batch's order: no atomics, one order of addition.
     """
     slot = tl.load(active + tl.program_id(0))
-    trained = tl.minimum(tl.load(rank + slot), tl.load(grad_rank + slot)).to(tl.int32)
-    r = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R)
-    if tl.program_id(1) * BLOCK_R >= trained:
+    if SHARED:
+        its_target = 0
+        tile = tl.program_id(2)
+        total = lanes_of(slot, slots, rank, cap, J)
+    else:
+        its_target, tile = target_of_tile(tl.program_id(2), table, J, BLOCK_N)
+        total = tl.minimum(tl.load(rank + its_target * slots + slot), tl.load(cap + its_target * slots + slot))
+    if tl.program_id(1) * BLOCK_R >= total:
         return
-    n = tl.program_id(2) * BLOCK_N + tl.arange(0, BLOCK_N)
-    in_rank = r < trained
+    lane = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R)
+    in_rank = lane < total
+    if SHARED:
+        target, r = target_of_lane(lane, slot, slots, rank, cap, J)
+    else:
+        target = tl.zeros_like(lane) + its_target
+        r = lane
+    column, width = column_and_width(table, its_target, J, ALIGN)
+    n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     in_width = n < width
+    h_column = target * page_rank + r
     end = tl.load(active_bounds + tl.program_id(0) + 1)
     acc = tl.zeros((BLOCK_R, BLOCK_N), dtype=tl.float32)
     for p0 in range(tl.load(active_bounds + tl.program_id(0)), end, BLOCK_M):
@@ -55,34 +78,112 @@ def factor_grad_kernel(
         in_slot = position < end
         row = tl.load(order + position, mask=in_slot, other=0).to(tl.int64)
         h_tile = tl.load(
-            h + position[None, :] * h_stride + r[:, None], mask=in_slot[None, :] & in_rank[:, None], other=0.0
+            h + position[None, :] * h_stride + h_column[:, None], mask=in_slot[None, :] & in_rank[:, None], other=0.0
         )
-        x_tile = tl.load(x + row[:, None] * x_stride + n[None, :], mask=in_slot[:, None] & in_width[None, :], other=0.0)
+        x_tile = tl.load(
+            x + row[:, None] * x_stride + column + n[None, :], mask=in_slot[:, None] & in_width[None, :], other=0.0
+        )
         acc = tl.dot(h_tile.to(x_tile.dtype), x_tile, acc, input_precision="ieee")
-    if SCALED:
-        acc *= tl.load(scale + slot)
-    here = g + (tl.load(grad_start + slot).to(tl.int64) + r)[:, None] * g_stride + n[None, :]
+    if not SHARED:
+        acc *= tl.load(scale + its_target * slots + slot)
+    bank_row = tl.multiple_of(tl.load(table + target), [ALIGN]) + (tl.load(start + slot) + r) * bank_stride
+    here = bank + bank_row[:, None] + n[None, :]
     inside = in_rank[:, None] & in_width[None, :]
     tl.store(here, tl.load(here, mask=inside, other=0.0) + acc, mask=inside)
 
 
+@triton.jit
+def input_grad_kernel(
+    dx,
+    bank,
+    dh,
+    table,
+    order,
+    chunk_slot,
+    chunk_start,
+    chunk_len,
+    start,
+    rank,
+    slots,
+    page_rank,
+    x_stride,
+    bank_stride,
+    h_stride,
+    J: tl.constexpr,
+    ALIGN: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """dx[order[p], n] = Σ_j Σ_r dh_j[p, r] · bank_j[start + r, n] for one chunk and one block of columns."""
+    chunk = tl.program_id(0)
+    slot = tl.load(chunk_slot + chunk)
+    total = lanes_of(slot, slots, rank, rank, J)
+    _, width = column_and_width(table, 0, J, ALIGN)
+    m = tl.arange(0, BLOCK_M)
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    in_chunk = m < tl.load(chunk_len + chunk)
+    in_width = n < width
+    position = (tl.load(chunk_start + chunk) + m).to(tl.int64)
+    row = tl.load(order + position, mask=in_chunk, other=0).to(tl.int64)
+    first = tl.load(start + slot)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for lane0 in range(0, total, BLOCK_R):
+        lane = lane0 + tl.arange(0, BLOCK_R)
+        in_rank = lane < total
+        target, r = target_of_lane(lane, slot, slots, rank, rank, J)
+        bank_row = tl.multiple_of(tl.load(table + target), [ALIGN]) + (first + r) * bank_stride
+        dh_tile = tl.load(
+            dh + position[:, None] * h_stride + (target * page_rank + r)[None, :],
+            mask=in_chunk[:, None] & in_rank[None, :],
+            other=0.0,
+        )
+        bank_tile = tl.load(bank + bank_row[:, None] + n[None, :], mask=in_rank[:, None] & in_width[None, :], other=0.0)
+        acc = tl.dot(dh_tile.to(bank_tile.dtype), bank_tile, acc, input_precision="ieee")
+    here = dx + row[:, None] * x_stride + n[None, :]
+    tl.store(here, acc.to(dx.dtype.element_ty), mask=in_chunk[:, None] & in_width[None, :])
+
+
 def _add_factor_grad(
-    h: Tensor, x: Tensor, g: Tensor, factors: Factors, segments: Segments, grads: Factors, *, scaled: bool
+    h: Tensor, x: Tensor, side: Side, factors: Factors, segments: Segments, grads: Factors, *, shared: bool
 ) -> None:
-    tile = tile_for(GROUPED[x.dtype.itemsize], segments.rank)
-    factor_grad_kernel[(segments.active.numel(), blocks(segments.rank, tile.rank), blocks(x.shape[1], tile.columns))](
-        h,
-        x,
-        g,
+    lanes = factors.targets * segments.rank if shared else segments.rank
+    tile = tile_for(GROUPED[x.dtype.itemsize], lanes)
+    widths = side.widths[:1] if shared else side.widths
+    tiles = sum(blocks(width, tile.columns) for width in widths)
+    factor_grad_kernel[(segments.active.numel(), blocks(lanes, tile.rank), tiles)](
+        *(x, side.bank, h, side.table),
         *(segments.order, segments.active, segments.active_bounds),
-        *(factors.rank, factors.scale, grads.start, grads.rank),
-        *(x.shape[1], h.stride(0), x.stride(0), g.stride(0)),
-        SCALED=scaled,
+        *(grads.start, factors.rank, grads.rank, factors.scale, factors.slots),
+        *(segments.rank, x.stride(0), side.bank.stride(0), h.stride(0)),
+        SHARED=shared,
+        J=factors.targets,
+        ALIGN=side.align,
         BLOCK_M=segments.chunk_rows,
         BLOCK_R=tile.rank,
         BLOCK_N=tile.columns,
         **tile.options,
     )
+
+
+def _input_grad(dh: Tensor, x: Tensor, factors: Factors, segments: Segments) -> Tensor:
+    tile = tile_for(GROUPED[x.dtype.itemsize], factors.targets * segments.rank)
+    side = Side.of_a(factors)
+    every_row = segments.order.numel() == segments.tokens
+    dx = torch.empty_like(x) if every_row else torch.zeros_like(x)
+    input_grad_kernel[(segments.chunk_slot.numel(), blocks(x.shape[1], tile.columns))](
+        *(dx, side.bank, dh, side.table),
+        *(segments.order, segments.chunk_slot, segments.chunk_start, segments.chunk_len),
+        *(factors.start, factors.rank, factors.slots),
+        *(segments.rank, dx.stride(0), side.bank.stride(0), dh.stride(0)),
+        J=factors.targets,
+        ALIGN=side.align,
+        BLOCK_M=segments.chunk_rows,
+        BLOCK_R=tile.rank,
+        BLOCK_N=tile.columns,
+        **tile.options,
+    )
+    return dx
 
 
 def add_gradients(
@@ -100,16 +201,12 @@ def add_gradients(
     ``h`` is what `add_update` of grouped rows returned, or ``None`` to compute it again. Sums are in fp32; h and dh are
     rounded to the precision of x where they enter a product.
     """
-    dh = new_h(segments, x.device)
-    shrink(dy, factors.b, dh, factors, segments, scaled=True)
+    dh = new_h(factors, segments, x.device)
+    shrink(dy, Side.of_b(factors), dh, factors, segments, shared=False)
     if grads is not None:
         if h is None:
-            h = new_h(segments, x.device)
-            shrink(x, factors.a, h, factors, segments, scaled=False)
-        _add_factor_grad(dh, x, grads.a, factors, segments, grads, scaled=False)
-        _add_factor_grad(h, dy, grads.b, factors, segments, grads, scaled=True)
-    if not need_dx:
-        return None
-    dx = torch.zeros_like(x)
-    expand(dx, dh, factors.a, factors, segments, scaled=False)
-    return dx
+            h = new_h(factors, segments, x.device)
+            shrink(x, Side.of_a(factors), h, factors, segments, shared=True)
+        _add_factor_grad(dh, x, Side.of_a(grads), factors, segments, grads, shared=True)
+        _add_factor_grad(h, dy, Side.of_b(grads), factors, segments, grads, shared=False)
+    return _input_grad(dh, x, factors, segments) if need_dx else None

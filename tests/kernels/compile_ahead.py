@@ -12,7 +12,7 @@ from typing import Any
 import triton
 from mintbook_kernels.gathered_lora.triton_kernel import gathered_expand_kernel, gathered_shrink_kernel
 from mintbook_kernels.grouped_lora.triton_kernel import expand_kernel, shrink_kernel
-from mintbook_kernels.lora_grad.triton_kernel import factor_grad_kernel
+from mintbook_kernels.lora_grad.triton_kernel import factor_grad_kernel, input_grad_kernel
 from mintbook_kernels.tiles import GATHERED, GROUPED, Tile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -22,32 +22,50 @@ TARGETS = {
     "sm90": GPUTarget("cuda", 90, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-TABLES = {"order", "chunk_slot", "chunk_start", "chunk_len", "active", "active_bounds", "slots", "rank", "grad_rank"}
-STARTS = {"start", "grad_start"}
-SUMS = {"h", "g", "scale"}
-NUMBERS = {"width", "x_stride", "a_stride", "b_stride", "y_stride", "h_stride", "g_stride"}
+TABLES = {"order", "chunk_slot", "chunk_start", "chunk_len", "active", "active_bounds", "row_slots", "rank", "cap"}
+STARTS = {"start", "table"}
+SUMS = {"h", "dh", "scale"}
+NUMBERS = {"slots", "page_rank", "x_stride", "y_stride", "bank_stride", "h_stride"}
+TARGETS_OF_A_CALL = 3
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
-def grouped(tile: Tile, columns: str) -> dict[str, Any]:
-    return {"SCALED": True, "BLOCK_M": 64, "BLOCK_R": tile.rank, columns: tile.columns}
+def grouped(tile: Tile) -> list[tuple[Any, dict[str, Any]]]:
+    """Return the kernels of grouped rows and gradients with their constants."""
+    sizes = {"J": TARGETS_OF_A_CALL, "ALIGN": 16, "BLOCK_M": 64, "BLOCK_R": tile.rank}
+    out = [(shrink_kernel, {"SHARED": shared, **sizes, "BLOCK_K": tile.columns}) for shared in (True, False)]
+    out += [(kernel, {**sizes, "BLOCK_N": tile.columns}) for kernel in (expand_kernel, input_grad_kernel)]
+    return out + [
+        (factor_grad_kernel, {"SHARED": shared, **sizes, "BLOCK_N": tile.columns}) for shared in (True, False)
+    ]
+
+
+def gathered(tile: Tile) -> list[tuple[Any, dict[str, Any]]]:
+    """Return the kernels of gathered rows with their constants."""
+    sizes = {"J": TARGETS_OF_A_CALL, "ALIGN": 16, "BLOCK_R": tile.rank}
+    return [
+        (gathered_shrink_kernel, {**sizes, "BLOCK_K": tile.columns}),
+        (gathered_expand_kernel, {**sizes, "BLOCK_N": tile.columns}),
+    ]
 
 
 def calls(target: str) -> list[tuple[str, Any, dict[str, Any], str, Tile]]:
     """Return name, kernel, constants, precision and tile of what is compiled: the first and last tile of each table."""
-    grouped_kernels = ((shrink_kernel, "BLOCK_K"), (expand_kernel, "BLOCK_N"), (factor_grad_kernel, "BLOCK_N"))
-    gathered_kernels = ((gathered_shrink_kernel, "BLOCK_K"), (gathered_expand_kernel, "BLOCK_N"))
-    out = []
-    for tile in (GROUPED[2][16], GROUPED[2][256]):
-        for kernel, columns in grouped_kernels:
-            out.append((kernel, grouped(tile, columns), "bf16", tile))
+    todo = [(grouped, GROUPED[2][rank], "bf16") for rank in (16, 256)]
     if target == "sm80":  # the fewest registers to spare
-        for kernel, columns in grouped_kernels:
-            out.append((kernel, grouped(GROUPED[4][256], columns), "fp32", GROUPED[4][256]))
-    for tile in (GATHERED[16], GATHERED[256]):
-        for kernel, columns in gathered_kernels:
-            out.append((kernel, {"BLOCK_R": tile.rank, columns: tile.columns}, "bf16", tile))
-    return [(f"{k.fn.__name__} {tile.rank} {precision}", k, c, precision, tile) for k, c, precision, tile in out]
+        todo.append((grouped, GROUPED[4][256], "fp32"))
+    todo += [(gathered, GATHERED[rank], "bf16") for rank in (16, 256)]
+    return [
+        (
+            f"{kernel.fn.__name__}{'_shared' * constants.get('SHARED', False)} {tile.rank} {precision}",
+            kernel,
+            constants,
+            precision,
+            tile,
+        )
+        for kernels, tile, precision in todo
+        for kernel, constants in kernels(tile)
+    ]
 
 
 def build(kernel: Any, constants: dict[str, Any], precision: str, tile: Tile, target: GPUTarget) -> Any:
@@ -58,6 +76,8 @@ def build(kernel: Any, constants: dict[str, Any], precision: str, tile: Tile, ta
             return "constexpr"
         if name in NUMBERS:
             return "i32"
+        if name == "bank" and kernel is factor_grad_kernel:
+            return "*fp32"
         return "*i32" if name in TABLES else "*i64" if name in STARTS else "*fp32" if name in SUMS else f"*{precision}"
 
     signature = {name: kind(name) for name in kernel.arg_names}
@@ -93,7 +113,7 @@ def main() -> None:
     for target, gpu in TARGETS.items():
         for name, kernel, constants, precision, tile in calls(target):
             out[f"{target} {name}"] = facts(build(kernel, constants, precision, tile, gpu))
-    too_large = {"SCALED": True, "BLOCK_M": 128, "BLOCK_R": 128, "BLOCK_K": 256}
+    too_large = {"SHARED": True, "J": 1, "ALIGN": 16, "BLOCK_M": 128, "BLOCK_R": 128, "BLOCK_K": 256}
     out["sm80 control"] = facts(build(shrink_kernel, too_large, "bf16", GROUPED[2][256], TARGETS["sm80"]))
     print(json.dumps(out))
 

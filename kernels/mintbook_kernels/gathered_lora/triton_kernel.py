@@ -106,10 +106,9 @@ def gathered_expand_kernel(
         acc += tl.sum(h_tile[:, None] * bank_tile, axis=0)
     acc *= tl.load(scale + target * slots + slot)
     here = y + t * y_stride + column + n
-    # Where nothing is added nothing is written: −0.0 + 0.0 would be +0.0, another bit pattern.
-    changed = in_width & (acc != 0.0)
-    before = tl.load(here, mask=changed, other=0.0)
-    tl.store(here, (before.to(tl.float32) + acc).to(before.dtype), mask=changed)
+    before = tl.load(here, mask=in_width, other=0.0)
+    # Where nothing is added the bits stay: −0.0 + 0.0 would be +0.0. A mask of single numbers would forbid wide stores.
+    tl.store(here, tl.where(acc != 0.0, (before.to(tl.float32) + acc).to(before.dtype), before), mask=in_width)
 
 
 def add_update(y: Tensor, x: Tensor, factors: Factors, segments: Segments) -> None:

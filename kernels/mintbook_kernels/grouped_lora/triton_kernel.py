@@ -147,10 +147,10 @@ def expand_kernel(
         acc = tl.dot(h_tile.to(bank_tile.dtype), bank_tile, acc, input_precision="ieee")
     acc *= tl.load(scale + target * slots + slot)
     here = y + row[:, None] * y_stride + column + n[None, :]
-    # Where nothing is added nothing is written: −0.0 + 0.0 would be +0.0, another bit pattern.
-    changed = in_chunk[:, None] & in_width[None, :] & (acc != 0.0)
-    before = tl.load(here, mask=changed, other=0.0)
-    tl.store(here, (before.to(tl.float32) + acc).to(before.dtype), mask=changed)
+    inside = in_chunk[:, None] & in_width[None, :]
+    before = tl.load(here, mask=inside, other=0.0)
+    # Where nothing is added the bits stay: −0.0 + 0.0 would be +0.0. A mask of single numbers would forbid wide stores.
+    tl.store(here, tl.where(acc != 0.0, (before.to(tl.float32) + acc).to(before.dtype), before), mask=inside)
 
 
 def new_h(factors: Factors, segments: Segments, device: torch.device) -> Tensor:

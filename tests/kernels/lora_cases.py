@@ -23,6 +23,7 @@ RANKS = (
 )
 PAGE_RANKS = (4, 6, 16, 3, 8, 33, 0, 70, 5)
 WIDTHS = (45, 20, 33)
+GAP = 16  # columns of nobody's between two targets; 16, so that widths of 16s leave every offset aligned
 ASKED = len(PAGE_RANKS) - 1
 
 
@@ -87,7 +88,7 @@ def make_case(
     rank = torch.tensor(ranks, dtype=torch.int32, device=DEVICE)
     page_rank = torch.tensor(page_ranks, dtype=torch.int32, device=DEVICE)
     start, grad_start = _layout(page_ranks, gap=2), _layout(page_ranks, gap=3)
-    wide = sum(width_in + width + 3 for width in widths) + 4
+    wide = sum(width_in + width + GAP for width in widths) + GAP
     bank = torch.full((sum(page_ranks) + 2 * len(page_ranks) + 2, wide), float("nan"), dtype=dtype, device=DEVICE)
     summed = torch.float64 if dtype == torch.float64 else torch.float32
     grad_bank = torch.randn(sum(page_ranks) + 3 * len(page_ranks) + 3, wide, dtype=summed).to(DEVICE)
@@ -113,12 +114,12 @@ def make_case(
 
 
 def _columns(bank: Tensor, width_in: int, widths: tuple[int, ...]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    a, b, at = [], [], 4
+    a, b, at = [], [], GAP
     for width in widths:
         middle, end = at + width_in, at + width_in + width
         a.append(bank[:, at:middle])
         b.append(bank[:, middle:end])
-        at = end + 3
+        at = end + GAP
     return tuple(a), tuple(b)
 
 

@@ -63,9 +63,9 @@ def test_triton_matches_in_fp16() -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("widths", [(150,), (70, 130)])
-def test_wide_layers_match(widths: tuple[int, ...], backend: str) -> None:
-    check(make_case(slots_of("distinct", 16), torch.float32, width_in=200, widths=widths), backend)
+@pytest.mark.parametrize(("width_in", "widths"), [(200, (150,)), (200, (70, 130)), (64, (64, 32, 80))])
+def test_other_widths_match(width_in: int, widths: tuple[int, ...], backend: str) -> None:
+    check(make_case(slots_of("distinct", 16), torch.float32, width_in=width_in, widths=widths), backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

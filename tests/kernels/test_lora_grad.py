@@ -63,6 +63,12 @@ def test_triton_matches(rows: int, popularity: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("width_in", "widths"), [(200, (150, 70)), (64, (64, 32, 80))])
+def test_other_widths_match(width_in: int, widths: tuple[int, ...], backend: str) -> None:
+    check(make_case(slots_of("distinct", 16), torch.bfloat16, width_in=width_in, widths=widths), backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_two_runs_give_the_same_bits_and_touch_no_other_row(backend: str) -> None:
     case = make_case(slots_of("uniform", 50), torch.bfloat16)
     bank = case.grads.a[0]._base

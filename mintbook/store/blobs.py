@@ -7,14 +7,15 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from mintbook.errors import CorruptStore, StoreError
+from mintbook.errors import CorruptStore, FormatError, ShapeError, StoreError
 from mintbook.store.filesystem import file_digest, sync_file, sync_folder
 from mintbook.store.page import Page
+from mintbook.store.page_file import Content, checksum, parse_page, read_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,8 @@ class Staged:
 
     temporary: Path
     digest: str
+    checksum: str = ""
+    """XXH3 of its bytes, for files that are read often."""
 
 
 class Blobs:
@@ -42,7 +45,7 @@ class Blobs:
         """Write a page beside the blobs."""
         with self._temporary() as temporary:
             page.save(temporary)
-            return self._synced(temporary)
+            return replace(self._synced(temporary), checksum=checksum(read_bytes(temporary)))
 
     def stage_file(self, source: Path) -> Staged:
         """Take in a file without removing it: a second name of its bytes where the disk allows, else a copy."""
@@ -83,14 +86,29 @@ class Blobs:
             )
         return path
 
-    def load_page(self, digest: str, of: str) -> Page:
-        """Read a page without hashing its file."""
+    def read(self, digest: str, of: str) -> Content:
+        """Read a blob without hashing it; raise `CorruptStore` when it cannot be read."""
         path = self.path(digest)
         try:
-            return Page.load(path)
+            return read_bytes(path)
         except FileNotFoundError:
             raise CorruptStore(f"{path}, which {of} needs, is missing. Restore it from a backup.") from None
-        except (ValueError, LookupError, TypeError) as error:
+        except (OSError, FormatError) as error:
+            raise CorruptStore(
+                f"{path}, which {of} needs, cannot be read: {error} Restore it from a backup."
+            ) from error
+
+    def parse_page(self, content: Content, digest: str, of: str, *, expected: str | None = None) -> Page:
+        """Return the page that a blob's content is; raise `CorruptStore` when it is none or has another checksum."""
+        path = self.path(digest)
+        if expected is not None and (found := checksum(content)) != expected:
+            raise CorruptStore(
+                f"{path}, which {of} needs, is damaged: its bytes have checksum {found}, and {expected} was written. "
+                "Restore it from a backup."
+            )
+        try:
+            return parse_page(content, path)
+        except (FormatError, ShapeError) as error:
             raise CorruptStore(f"{path}, which {of} needs, is damaged: {error}") from error
 
     def all_files(self) -> Iterator[Path]:

@@ -17,6 +17,7 @@ from mintbook.store.leases import Lease, check_lease
 from mintbook.store.manifest import Manifest
 from mintbook.store.page import LAYOUT, Page
 from mintbook.store.records import Records, move_head
+from mintbook.store.serving import copy_dtype
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,18 @@ class Draft:
     state: Path | None = None
     """A file of training state that moves into the store: gone from here once the revision is visible."""
     lease: Lease | None = None
+
+
+@dataclass(slots=True)
+class _Files:
+    """What a draft becomes on disk."""
+
+    weights: Staged
+    serving: Staged | None = None
+    state: Staged | None = None
+
+    def all(self) -> list[Staged]:
+        return [file for file in (self.weights, self.serving, self.state) if file is not None]
 
 
 class Committer:
@@ -62,27 +75,30 @@ class Committer:
         return None if row is None else int(row["number"])
 
     def _write(self, drafts: Sequence[Draft]) -> list[int]:
-        staged: list[tuple[Staged, Staged | None]] = []
+        staged: list[_Files] = []
         try:
             for draft in drafts:
-                weights = self._blobs.stage_page(draft.page)
-                staged.append((weights, None))
+                files = _Files(self._blobs.stage_page(draft.page))
+                staged.append(files)
+                dtype = copy_dtype(draft.page, draft.manifest.compute_dtype)
+                if dtype is not None:
+                    files.serving = self._blobs.stage_page(draft.page.to(dtype))
                 if draft.state is not None:
-                    staged[-1] = (weights, self._blobs.stage_file(draft.state))
+                    files.state = self._blobs.stage_file(draft.state)
             return self._publish(drafts, staged)
         finally:
-            for file in _files(staged):
+            for file in (file for files in staged for file in files.all()):
                 file.temporary.unlink(missing_ok=True)
 
-    def _publish(self, drafts: Sequence[Draft], staged: Sequence[tuple[Staged, Staged | None]]) -> list[int]:
+    def _publish(self, drafts: Sequence[Draft], staged: Sequence[_Files]) -> list[int]:
         with self._database.transaction() as connection:
             owners = [self._owner(connection, draft) for draft in drafts]
             # Inside the transaction, because the collector of strays deletes inside one too: it cannot take a file
             # between its placing here and the row that names it.
-            self._blobs.place(_files(staged))
+            self._blobs.place([file for files in staged for file in files.all()])
             return [
-                _insert(connection, owner, draft, weights, state)
-                for owner, draft, (weights, state) in zip(owners, drafts, staged, strict=True)
+                _insert(connection, owner, draft, files)
+                for owner, draft, files in zip(owners, drafts, staged, strict=True)
             ]
 
     def _owner(self, connection: sqlite3.Connection, draft: Draft) -> int:
@@ -101,7 +117,7 @@ class Committer:
         return int(row["id"])
 
 
-def _insert(connection: sqlite3.Connection, record: int, draft: Draft, weights: Staged, state: Staged | None) -> int:
+def _insert(connection: sqlite3.Connection, record: int, draft: Draft, files: _Files) -> int:
     manifest = draft.manifest
     digest = manifest.digest
     row = connection.execute("SELECT number FROM revision WHERE record = ? AND digest = ?", (record, digest)).fetchone()
@@ -118,19 +134,21 @@ def _insert(connection: sqlite3.Connection, record: int, draft: Draft, weights: 
             digest,
             manifest.weights_digest,
             manifest.parameters,
-            weights.digest,
-            None if state is None else state.digest,
+            files.weights.digest,
+            None if files.state is None else files.state.digest,
             utc_now(),
             manifest.to_json(),
         ),
     )
+    for dtype, file in ((manifest.dtype, files.weights), (manifest.compute_dtype, files.serving)):
+        if file is not None:
+            connection.execute(
+                "INSERT OR REPLACE INTO page_file (weights, dtype, file, checksum) VALUES (?, ?, ?, ?)",
+                (files.weights.digest, dtype, file.digest, file.checksum),
+            )
     connection.execute("UPDATE record SET latest = ? WHERE id = ?", (number, record))
     move_head(connection, record, number)
     return number
-
-
-def _files(staged: Sequence[tuple[Staged, Staged | None]]) -> list[Staged]:
-    return [file for pair in staged for file in pair if file is not None]
 
 
 def _check(draft: Draft) -> None:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mintbook.errors import FormatError, ShapeError
+from mintbook.errors import ShapeError
 
 LAYOUT = "rank-rows/1"
 
@@ -82,41 +81,28 @@ class Page:
         """Return a page of the same shape that holds other numbers."""
         return replace(self, tensor=tensor)
 
+    def to(self, dtype: torch.dtype) -> Page:
+        """Return the page with its numbers rounded to another precision; itself when it has that one."""
+        return self if self.tensor.dtype == dtype else self.like(self.tensor.to(dtype))
+
     def weights_digest(self, base_digest: str) -> str:
         """Return the sha256 over base, sites, ranks, scales and the bytes of the numbers.
 
         It is equal exactly for equal effect.
         """
         sha = hashlib.sha256()
-        sha.update(json.dumps({"base": base_digest, **self._layout()}, sort_keys=True).encode())
+        sha.update(json.dumps({"base": base_digest, **self.layout()}, sort_keys=True).encode())
         sha.update(self.tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
         return sha.hexdigest()
 
     def save(self, path: Path) -> None:
         """Write the page as a safetensors file that names its own layout."""
         save_file(
-            {"page": self.tensor.detach().cpu().contiguous()}, path, metadata={"mintbook": json.dumps(self._layout())}
+            {"page": self.tensor.detach().cpu().contiguous()}, path, metadata={"mintbook": json.dumps(self.layout())}
         )
 
-    @classmethod
-    def load(cls, path: Path) -> Page:
-        """Read a page; raise `FormatError` when the file is broken or of another layout."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                layout = json.loads((file.metadata() or {}).get("mintbook", "{}"))
-                if layout.get("layout") != LAYOUT:
-                    raise FormatError(f"{path} has layout {layout.get('layout')!r}; this version reads {LAYOUT!r}.")
-                tensor = file.get_tensor("page").clone()
-        except (SafetensorError, json.JSONDecodeError) as error:
-            raise FormatError(f"{path} is not a readable page of adapter weights: {error}.") from error
-        return cls(
-            tensor=tensor,
-            sites=tuple(Site(name, h, o) for name, h, o in layout["sites"]),
-            ranks=tuple(layout["ranks"]),
-            scales=tuple(layout["scales"]),
-        )
-
-    def _layout(self) -> dict[str, Any]:
+    def layout(self) -> dict[str, Any]:
+        """Return all that is not the numbers, as plain data: what the file's header says."""
         return {
             "layout": LAYOUT,
             "dtype": str(self.tensor.dtype).removeprefix("torch."),

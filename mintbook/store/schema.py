@@ -82,7 +82,19 @@ CREATE INDEX run_by_record ON run (record, id);
 CREATE INDEX run_by_status ON run (status, id);
 """
 
-MIGRATIONS = (_FIRST,)
+_SECOND = """
+CREATE TABLE page_file (
+    weights TEXT NOT NULL,
+    dtype TEXT NOT NULL,
+    file TEXT NOT NULL,
+    checksum TEXT NOT NULL,
+    PRIMARY KEY (weights, dtype)
+) WITHOUT ROWID;
+CREATE INDEX page_file_by_file ON page_file (file);
+"""
+"""The files of a revision's weights: the master, ``weights`` itself, and its copy in the precision it is served in."""
+
+MIGRATIONS = (_FIRST, _SECOND)
 """Step i leads from format i to format i + 1."""
 
 FORMAT = len(MIGRATIONS)

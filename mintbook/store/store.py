@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import polars as pl
+import torch
 
 from mintbook.config import LoraConfig
 from mintbook.errors import CorruptStore, StoreUnsupported
@@ -24,6 +25,7 @@ from mintbook.store.records import Move, Record, Records
 from mintbook.store.reference import Reference
 from mintbook.store.revisions import Revision, Revisions
 from mintbook.store.runs import RunRow, Runs, Status
+from mintbook.store.serving import ServingPages, unheard
 
 
 class Store:
@@ -37,6 +39,7 @@ class Store:
         self._revisions = Revisions(database, self._records)
         self._leases = Leases(database, self._records)
         self._runs = Runs(database, self._records, path)
+        self._serving = ServingPages(database, self._blobs)
         self._committer = Committer(database, self._blobs, self._records)
 
     @classmethod
@@ -146,12 +149,25 @@ class Store:
         """Read a revision's weights; with ``verify`` its bytes are hashed, and `CorruptStore` names the bad file."""
         if verify:
             self._blobs.checked(revision.blob, revision.reference)
-        page = self._blobs.load_page(revision.blob, revision.reference)
+        content = self._blobs.read(revision.blob, revision.reference)
+        page = self._blobs.parse_page(content, revision.blob, revision.reference)
         if verify and page.weights_digest(revision.manifest.base_digest) != revision.weights_digest:
             raise CorruptStore(
                 f"{self._blobs.path(revision.blob)} does not hold the weights of {revision.reference}. "
                 "Restore it from a backup."
             )
+        return page
+
+    def serving_page(self, revision: Revision, dtype: torch.dtype, on_stage: Callable[[str], None] = unheard) -> Page:
+        """Read a revision's weights in the precision they are served in, checked by structure and a fast checksum.
+
+        A revision that was written for another precision is read from its master, hashed and rounded. ``on_stage``
+        hears ``resolve``, ``fetch`` and ``build`` as they end. Raises `CorruptStore`.
+        """
+        page = self._serving.read(revision, dtype, on_stage)
+        if page is None:
+            page = self.page(revision).to(dtype)
+            on_stage("build")
         return page
 
     def state_path(self, revision: Revision) -> Path | None:

@@ -219,13 +219,22 @@ def _asked(slots: Tensor | Sequence[int], count: int) -> Integers:
 
 
 def _tables(device: torch.device, dtype: type[np.integer[Any]], *tables: Integers) -> tuple[Tensor, ...]:
-    """Return the tables on the device, copied there at once, each from a multiple of 16 bytes."""
+    """Return the tables on the device; a GPU gets them in one copy."""
     if device.type == "cpu":
         return tuple(torch.from_numpy(table.astype(dtype)) for table in tables)
-    unit = 16 // np.dtype(dtype).itemsize
-    firsts = [0, *np.cumsum([-(-len(table) // unit) * unit for table in tables]).tolist()]
-    together = np.zeros(firsts[-1], dtype)
-    for first, table in zip(firsts, tables, strict=False):
-        together[first : first + len(table)] = table
+    together, places = _joined(dtype, *tables)
     there = torch.from_numpy(together).to(device)
-    return tuple(there[first : first + len(table)] for first, table in zip(firsts, tables, strict=False))
+    return tuple(there[place] for place in places)
+
+
+def _joined(dtype: type[np.integer[Any]], *tables: Integers) -> tuple[NDArray[np.integer[Any]], list[slice]]:
+    """Return the tables one behind the other, each from a multiple of 16 bytes: Triton compiles for aligned ones."""
+    unit = 16 // np.dtype(dtype).itemsize
+    places, first = [], 0
+    for table in tables:
+        places.append(slice(first, first + len(table)))
+        first += -(-len(table) // unit) * unit
+    together = np.zeros(first, dtype)
+    for place, table in zip(places, tables, strict=True):
+        together[place] = table
+    return together, places

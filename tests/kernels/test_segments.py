@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from lora_cases import POPULARITIES, slots_of
 from mintbook_kernels import Segments
+from mintbook_kernels.segments import _joined
 
 STARTS = torch.tensor([20, 0, 50, 8, 90, 60, 70, 100])
 RANKS = torch.tensor([8, 4, 10, 3, 0, 1, 16, 5], dtype=torch.int32)
@@ -85,3 +87,11 @@ def test_chunks_that_no_tile_could_hold_are_refused() -> None:
     for chunk_rows in (8, 48):
         with pytest.raises(ValueError, match="power of two"):
             Segments.of([0], STARTS, RANKS, chunk_rows=chunk_rows)
+
+
+@pytest.mark.parametrize(("dtype", "unit"), [(np.int32, 4), (np.int64, 2)])
+def test_tables_that_travel_together_start_at_16_bytes(dtype: type[np.integer], unit: int) -> None:
+    tables = [np.arange(5), np.arange(0), np.arange(8) + 10, np.arange(1) + 20]
+    together, places = _joined(dtype, *tables)
+    assert together.dtype == dtype and all(place.start % unit == 0 for place in places)
+    assert [together[place].tolist() for place in places] == [table.tolist() for table in tables]

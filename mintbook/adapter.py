@@ -14,7 +14,8 @@ from mintbook.diff.report import Diff
 from mintbook.display import Block, Card, Facts, Note, Table
 from mintbook.display.quantity import bytes_text, number_text, short_digest
 from mintbook.display.shown import Shown
-from mintbook.engine.request import Completion, Generation
+from mintbook.engine.generation import Generation
+from mintbook.engine.request import Completion
 from mintbook.errors import ConfigError, UnknownReference
 from mintbook.evals.recall import Question
 from mintbook.evals.report import Evaluation

@@ -11,7 +11,8 @@ from weakref import WeakSet
 from mintbook.config import SampleConfig
 from mintbook.display.live import Live
 from mintbook.engine.engine import Engine
-from mintbook.engine.request import Completion, Generation, Request
+from mintbook.engine.generation import Generation
+from mintbook.engine.request import Completion, Request
 from mintbook.errors import CapacityError, ConfigError
 from mintbook.evals.perplexity import Perplexity
 from mintbook.evals.recall import Score
@@ -62,7 +63,8 @@ class Runtime:
             revision="base" if revision is None else revision.reference,
             digest=self.base.digest if revision is None else revision.digest,
             end_ids=self.base.renderer.end_ids,
-            slot=slot,
+            cache_key=f"{self.base.digest}:{'base' if revision is None else revision.weights_digest}",
+            tenant="base" if revision is None else revision.record,
         )
 
         def release() -> None:
@@ -70,7 +72,7 @@ class Runtime:
                 self.residency.release(revision)
 
         try:
-            return self.engine.submit(request, on_end=release)
+            return self.engine.submit(request, on_end=release, slot=slot)
         except BaseException:
             release()
             raise

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from mintbook.config import EngineConfig
-from mintbook.engine.detokenizer import Detokenizer
-from mintbook.engine.request import Chunk, Completion, Generation, Request, StopReason
-from mintbook.engine.sampler import choose
+from mintbook.engine.counters import Counters, Tally
+from mintbook.engine.generation import Generation
+from mintbook.engine.intake import Intake
+from mintbook.engine.request import Request
 from mintbook.engine.scheduler import Scheduler
-from mintbook.engine.scheduler import Sequence as Running
-from mintbook.errors import CapacityError, ConfigError, MintbookError
-from mintbook.model.batch import PackedBatch, Piece
-from mintbook.model.kv_cache import KVCache
+from mintbook.engine.step import Stepper
+from mintbook.errors import ConfigError, MintbookError
+from mintbook.model.batch import NO_ADAPTER, PackedBatch, Piece
+from mintbook.model.kv_cache import BLOCK, KVCache
 from mintbook.model.packed_model import PackedModel
 
 T = TypeVar("T")
@@ -48,9 +49,12 @@ class Engine:
         self.call_share = call_share
         self.config = config = config or EngineConfig()
         self.cache = KVCache(config.kv_tokens, model.device)
-        self.scheduler = Scheduler(self.cache, max_sequences=config.max_sequences, prefill_tokens=config.prefill_tokens)
-        self._calls: deque[tuple[Callable[[PackedModel], Any], Future[Any]]] = deque()
+        self.scheduler = Scheduler(self.cache, config)
+        self._tally = Tally()
+        self._stepper = Stepper(model, self.scheduler, self._tally)
         self._wake = threading.Condition()
+        self._intake = Intake(tokenizer, self.scheduler, self._stepper, self._tally, self._wake)
+        self._calls: deque[tuple[Callable[[PackedModel], Any], Future[Any]]] = deque()
         self._closed = False
         self._owed_s = 0.0
         self._thread = threading.Thread(target=self._loop, name="mintbook-engine", daemon=True)
@@ -71,23 +75,47 @@ class Engine:
             future.cancel()  # an interrupted caller takes its work with it, unless it runs already
             raise
 
-    def submit(self, request: Request, on_end: Callable[[], None] = lambda: None) -> Generation:
-        """Enqueue a request; raise `CapacityError` when it could never fit, whatever else is running."""
-        generation = Generation(request, on_end)
-        needed = self.scheduler.needed_tokens(generation)
-        if needed > self.cache.capacity_tokens:
-            raise CapacityError(
-                f"A prompt of {len(request.tokens)} tokens with max_tokens={request.sampling.max_tokens} needs "
-                f"{needed} KV-cache tokens; the cache has {self.cache.capacity_tokens}. "
-                "Shorten it, or open the session with more kv_tokens."
-            )
-        if not request.tokens:
-            raise ConfigError("The prompt has no tokens. Give at least one.")
+    def submit(
+        self,
+        request: Request,
+        on_end: Callable[[], None] = lambda: None,
+        *,
+        slot: int | Future[int] = NO_ADAPTER,
+    ) -> Generation:
+        """Enqueue a request for the adapter in ``slot``; for one that is still loading it waits, and holds nothing.
+
+        ``on_end`` is called once, in the engine's thread, when the engine is done with the request however it ended.
+        Raises `CapacityError` when the request could never fit, whatever else is running, and when ``queue_limit``
+        others wait; then ``retry_after_s`` says when to ask again.
+        """
+        sequence = self._intake.prepare(request, on_end)
         with self._wake:
             self._check_open()
-            self.scheduler.waiting.append(generation)
-            self._wake.notify()
-        return generation
+            return self._intake.take(sequence, slot)
+
+    def counters(self) -> Counters:
+        """Return what the engine has done and does, in numbers; they are read one by one while the loop goes on."""
+        scheduler, room, tally = self.scheduler, self.scheduler.room, self._tally
+        loading = len(self._intake.loading)
+        return Counters(
+            requests_waiting=scheduler.waiting_count + loading + self._intake.arrived,
+            requests_loading=loading,
+            requests_running=len(scheduler.running),
+            requests_preempted=scheduler.preempted_count,
+            finished=dict(tally.finished),
+            refused=tally.refused,
+            preemptions=scheduler.preemptions,
+            tokens_read=tally.tokens_read,
+            tokens_from_prefixes=room.served_tokens,
+            tokens_generated=tally.tokens_generated,
+            steps=scheduler.steps,
+            adapters_in_step=tally.adapters_in_step,
+            kv_tokens_used=self.cache.capacity_tokens - self.cache.free_tokens,
+            kv_tokens_kept=room.prefixes.unreferenced * BLOCK,
+            kv_tokens_free=self.cache.free_tokens,
+            first_token_s=tally.first_token.histogram(),
+            next_token_s=tally.next_token.histogram(),
+        )
 
     def logits(self, sequences: Sequence[Sequence[int]], slots: Sequence[int], *, start: Sequence[int]) -> list[Tensor]:
         """Return each sequence's logits ``[n - start, V]`` in fp32, in one packed forward.
@@ -150,16 +178,18 @@ class Engine:
     def _loop(self) -> None:
         while True:
             with self._wake:
-                while not self._closed and not self._calls and self.scheduler.idle:
+                while not (self._closed or self._calls or self._intake.pending) and self.scheduler.idle:
                     self._wake.wait()
                 if self._closed:
                     break
+            self._intake.collect()
+            with self._wake:
                 call = self._calls.popleft() if self._calls and self._calls_turn() else None
             began = time.perf_counter()
             contested = bool(self._calls or call) and not self.scheduler.idle
             if call is not None:
                 self._run_call(*call)
-            else:
+            elif not self.scheduler.idle:
                 self._guarded_step()
             self._settle(time.perf_counter() - began, called=call is not None, contested=contested)
         self._fail_all(MintbookError("The session was closed before this was done."))
@@ -184,100 +214,16 @@ class Engine:
 
     def _guarded_step(self) -> None:
         try:
-            self._step()
-        except Exception as error:  # noqa: BLE001 — every request of the step gets it; the loop lives on
-            for sequence in list(self.scheduler.running):
-                self.scheduler.drop(sequence)
-                self._end(sequence.generation, error)
-
-    def _step(self) -> None:
-        self._admit()
-        for sequence in [s for s in self.scheduler.running if s.generation.cancelled]:
-            self._finish(sequence, "cancelled")
-        planned = self.scheduler.plan()
-        if not planned:
-            return
-        batch = PackedBatch.of([piece for _, piece in planned], device=self.model.device, cache=self.cache)
-        done = []
-        for (sequence, piece), row in zip(planned, batch.last_rows(), strict=True):
-            sequence.read += len(piece.tokens)
-            if sequence.read == len(sequence.tokens):
-                done.append((sequence, row))
-        keep = torch.stack([row for _, row in done]) if done else batch.last_rows()[:1]
-        logits = self.model.logits(batch, keep)
-        for (sequence, _), row in zip(done, logits, strict=False):
-            try:
-                self._say(sequence, *choose(row, sequence.generation.request, sequence.generator))
-            except Exception as error:  # noqa: BLE001 — it is this request's alone; the others go on
-                self.scheduler.drop(sequence)
-                self._end(sequence.generation, error)
-
-    def _admit(self) -> None:
-        while (generation := self.scheduler.next_to_admit()) is not None:
-            request = generation.request
-            if generation.cancelled:
-                self._end(generation, self._answer(request, "", (), (), "cancelled"))
-                continue
-            try:
-                detokenizer = Detokenizer(self.tokenizer, request.sampling.stop)
-                generator = torch.Generator().manual_seed(request.sampling.seed)
-                table = self.cache.allocate(len(request.tokens) + request.sampling.max_tokens)
-            except Exception as error:  # noqa: BLE001 — it is this request's alone
-                self._end(generation, error)
-                continue
-            self.scheduler.running.append(Running(generation, table, detokenizer, generator, list(request.tokens)))
-
-    def _say(self, sequence: Running, token: int, logprob: float | None) -> None:
-        request = sequence.generation.request
-        sequence.answer.append(token)
-        if logprob is not None:
-            sequence.logprobs.append(logprob)
-        if token in request.end_ids:
-            self._finish(sequence, "end")
-            return
-        sequence.tokens.append(token)
-        text = sequence.detokenizer.add(token)
-        sequence.generation.put(Chunk(text, (token,)))
-        if sequence.detokenizer.stopped:
-            self._finish(sequence, "stop")
-        elif len(sequence.answer) == request.sampling.max_tokens:
-            self._finish(sequence, "length")
-
-    def _finish(self, sequence: Running, reason: StopReason) -> None:
-        rest = sequence.detokenizer.finish()
-        self.scheduler.drop(sequence)
-        if rest:
-            sequence.generation.put(Chunk(rest, ()))
-        text = sequence.detokenizer.text
-        self._end(
-            sequence.generation,
-            self._answer(sequence.generation.request, text, sequence.answer, sequence.logprobs, reason),
-        )
-
-    @staticmethod
-    def _answer(
-        request: Request, text: str, tokens: Sequence[int], logprobs: Sequence[float], reason: StopReason
-    ) -> Completion:
-        return Completion(
-            text=text,
-            tokens=tuple(tokens),
-            logprobs=tuple(logprobs) if request.sampling.logprobs else None,
-            revision=request.revision,
-            digest=request.digest,
-            stop_reason=reason,
-            prompt_tokens=len(request.tokens),
-        )
-
-    def _end(self, generation: Generation, item: Completion | BaseException) -> None:
-        generation.on_end()
-        generation.put(item)
+            self._stepper.step()
+        except Exception as error:  # noqa: BLE001 — nobody knows whose fault it is; the loop lives on
+            for sequence in self.scheduler.running.copy() or self.scheduler.waiting:
+                self._stepper.fail(sequence, error)
 
     def _fail_all(self, error: MintbookError) -> None:
         for _, future in self._calls:
             if future.set_running_or_notify_cancel():
                 future.set_exception(error)
         self._calls.clear()
-        for generation in [*self.scheduler.waiting, *(s.generation for s in self.scheduler.running)]:
-            self._end(generation, error)
-        self.scheduler.waiting.clear()
-        self.scheduler.running.clear()
+        self._intake.fail_all(error)
+        for sequence in [*self.scheduler.running, *self.scheduler.waiting]:
+            self._stepper.fail(sequence, error)

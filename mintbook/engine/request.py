@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import queue
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from mintbook.config import SampleConfig
-from mintbook.errors import MintbookError
-from mintbook.model.batch import NO_ADAPTER
 
 StopReason = Literal["end", "stop", "length", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A prompt and how to continue it, with the adapter in ``slot``.
+    """A prompt and how to continue it.
 
     ``revision`` and ``digest`` are what the answer will say it came from; ``end_ids`` are tokens that end an answer.
     """
@@ -27,7 +22,15 @@ class Request:
     revision: str
     end_ids: frozenset[int]
     digest: str = ""
-    slot: int = NO_ADAPTER
+    cache_key: str = ""
+    """What computes the keys and values, by content: base and adapter digests. Prompts of equal keys that begin alike
+    share what was read of them; ``""`` shares nothing, as for weights that still change."""
+    tenant: str = ""
+    """Whose turn it is when there is no room for all; by default the adapter that ``revision`` names."""
+
+    def __post_init__(self) -> None:
+        if not self.tenant:
+            object.__setattr__(self, "tenant", self.revision.partition("@")[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,74 +61,12 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of an answer as it is made: text, and the tokens that made it."""
+    """A piece of an answer as it is made: text, the tokens that came with it, and their log-probabilities if asked.
+
+    Text may come later than its tokens: half a character waits for the other half, and the beginning of a stop text
+    until it is none.
+    """
 
     text: str
     tokens: tuple[int, ...]
-
-
-@dataclass(slots=True, eq=False)
-class Generation:
-    """An answer in the making; iterate it for its chunks, or ask for its `result`.
-
-    ``on_end`` is called once, in the engine's thread, when the engine is done with the request however it ended.
-    """
-
-    request: Request
-    on_end: Callable[[], None] = lambda: None
-    cancelled: bool = False
-    _queue: queue.SimpleQueue[Chunk | Completion | BaseException] = field(default_factory=queue.SimpleQueue)
-    _answer: Completion | None = None
-    _error: BaseException | None = None
-
-    def __iter__(self) -> Iterator[Chunk]:
-        while self._answer is None and self._error is None:
-            item = self._queue.get()
-            self._take(item)
-            if isinstance(item, Chunk):
-                yield item
-        if self._error is not None:
-            raise self._error
-
-    @property
-    def done(self) -> bool:
-        """Whether somebody has received the whole answer, or the error."""
-        return self._answer is not None or self._error is not None
-
-    def wait(self, timeout_s: float) -> bool:
-        """Wait for the end, dropping chunks, but not longer than ``timeout_s``; return whether it has come."""
-        until = time.monotonic() + timeout_s
-        while not self.done:
-            try:
-                item = self._queue.get(timeout=max(0.0, until - time.monotonic()))
-            except queue.Empty:
-                return False
-            self._take(item)
-        return True
-
-    def result(self) -> Completion:
-        """Wait for the whole answer; raise what made the request fail."""
-        for _ in self:
-            pass
-        if self._answer is None:
-            raise MintbookError(
-                "The generation ended without an answer. This is a fault of mintbook; please report it."
-            )
-        return self._answer
-
-    def cancel(self) -> None:
-        """Ask the engine to drop the request at its next step; the answer so far comes with ``cancelled``."""
-        self.cancelled = True
-
-    def _take(self, item: Chunk | Completion | BaseException) -> None:
-        if isinstance(item, Chunk):
-            return
-        if isinstance(item, Completion):
-            self._answer = item
-        else:
-            self._error = item
-        self._queue.put(item)  # for whoever else waits
-
-    def put(self, item: Chunk | Completion | BaseException) -> None:
-        """Hand a chunk, the answer or an error to whoever waits (the engine calls this)."""
-        self._queue.put(item)
+    logprobs: tuple[float, ...] | None = None

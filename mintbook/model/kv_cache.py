@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -209,4 +210,4 @@ class KVCache:
 
 
 def _adjacent(blocks: Sequence[int]) -> bool:
-    return all(b == a + 1 for a, b in zip(blocks, blocks[1:], strict=False))
+    return all(b == a + 1 for a, b in pairwise(blocks))

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from mintbook.config import SampleConfig
 from mintbook.engine.engine import Engine
-from mintbook.engine.request import Generation, Request
+from mintbook.engine.generation import Generation
+from mintbook.engine.request import Request
 from mintbook.model.batch import NO_ADAPTER
 from mintbook.model.renderer import Renderer
 from mintbook.store.filesystem import sync_file

@@ -58,24 +58,26 @@ def _table(numbers: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 @triton.jit
-def lanes_of(slot, slots, rank, cap, J: tl.constexpr):
-    """Return how many rank-rows, min(rank, cap) at each target, the slot has at all targets together."""
-    total = tl.minimum(tl.load(rank + slot), tl.load(cap + slot))
-    for j in tl.static_range(1, J):
-        total += tl.minimum(tl.load(rank + j * slots + slot), tl.load(cap + j * slots + slot))
+def lanes_of(target, slot, slots, rank, cap, SHARED: tl.constexpr, J: tl.constexpr):
+    """Return how many rank-rows, min(rank, cap), a slot has at one target; if SHARED, at all J together."""
+    total = tl.minimum(tl.load(rank + target * slots + slot), tl.load(cap + target * slots + slot))
+    if SHARED:
+        for j in tl.static_range(1, J):
+            total += tl.minimum(tl.load(rank + j * slots + slot), tl.load(cap + j * slots + slot))
     return total
 
 
 @triton.jit
-def target_of_lane(lane, slot, slots, rank, cap, J: tl.constexpr):
+def target_of_lane(lane, first_target, slot, slots, rank, cap, SHARED: tl.constexpr, J: tl.constexpr):
     """Return the target of each lane, and the number of its rank-row inside the slot."""
-    target = tl.zeros_like(lane)
+    target = tl.zeros_like(lane) + first_target
     r = lane
-    done = 0
-    for j in tl.static_range(J - 1):
-        done += tl.minimum(tl.load(rank + j * slots + slot), tl.load(cap + j * slots + slot))
-        target = tl.where(lane >= done, j + 1, target)
-        r = tl.where(lane >= done, lane - done, r)
+    if SHARED:
+        done = 0
+        for j in tl.static_range(J - 1):
+            done += tl.minimum(tl.load(rank + j * slots + slot), tl.load(cap + j * slots + slot))
+            target = tl.where(lane >= done, j + 1, target)
+            r = tl.where(lane >= done, lane - done, r)
     return target, r
 
 

@@ -82,16 +82,17 @@ def make_case(
     widths: tuple[int, ...] = WIDTHS,
     ranks: tuple[tuple[int, ...], ...] = RANKS,
     page_ranks: tuple[int, ...] = PAGE_RANKS,
+    gap: int = 2,
 ) -> Case:
     """Lay the slots out in shuffled order in banks whose every other number is NaN (factors) or random (gradients)."""
     ranks = ranks[: len(widths)]
     rank = torch.tensor(ranks, dtype=torch.int32, device=DEVICE)
     page_rank = torch.tensor(page_ranks, dtype=torch.int32, device=DEVICE)
-    start, grad_start = _layout(page_ranks, gap=2), _layout(page_ranks, gap=3)
+    start, grad_start = _layout(page_ranks, gap=gap), _layout(page_ranks, gap=gap + 1)
     wide = sum(width_in + width + GAP for width in widths) + GAP
-    bank = torch.full((sum(page_ranks) + 2 * len(page_ranks) + 2, wide), float("nan"), dtype=dtype, device=DEVICE)
+    bank = torch.full((sum(page_ranks) + gap * (len(page_ranks) + 1), wide), float("nan"), dtype=dtype, device=DEVICE)
     summed = torch.float64 if dtype == torch.float64 else torch.float32
-    grad_bank = torch.randn(sum(page_ranks) + 3 * len(page_ranks) + 3, wide, dtype=summed).to(DEVICE)
+    grad_bank = torch.randn(sum(page_ranks) + (gap + 1) * (len(page_ranks) + 1), wide, dtype=summed).to(DEVICE)
     a, b = _columns(bank, width_in, widths)
     for a_j, b_j, ranks_j in zip(a, b, ranks, strict=True):
         for first, count in zip(start.tolist(), ranks_j, strict=True):

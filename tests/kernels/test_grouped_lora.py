@@ -80,6 +80,14 @@ def test_every_way_to_pick_rows_matches(slots: list[int]) -> None:
     check(make_case(torch.tensor(slots, device=DEVICE), torch.float32), "cpu")
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("gap", [0, 2])
+@pytest.mark.parametrize("slots", [[0, 1, 2, 1, -1], [1, 0, 0, 1], [2, 2, 2]])
+def test_slots_that_use_their_whole_pages_match(slots: list[int], gap: int, dtype: torch.dtype) -> None:
+    whole = (4, 6, 3)
+    check(make_case(torch.tensor(slots, device=DEVICE), dtype, ranks=(whole,) * 3, page_ranks=whole, gap=gap), "cpu")
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rows_without_an_adapter_keep_their_bits(dtype: torch.dtype, backend: str) -> None:

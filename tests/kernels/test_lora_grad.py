@@ -68,6 +68,14 @@ def test_other_widths_match(width_in: int, widths: tuple[int, ...], backend: str
     check(make_case(slots_of("distinct", 16), torch.bfloat16, width_in=width_in, widths=widths), backend)
 
 
+@pytest.mark.parametrize("gap", [0, 2])
+@pytest.mark.parametrize("slots", [[0, 1, 2, 1, -1], [1, 0, 0, 1], [2, 2, 2]])
+def test_slots_that_use_their_whole_pages_match(slots: list[int], gap: int) -> None:
+    whole = (4, 6, 3, 1, 1, 1)
+    sizes = {"ranks": (whole,) * 3, "page_ranks": whole, "gap": gap}
+    check(make_case(torch.tensor(slots, device=DEVICE), torch.float32, **sizes), "cpu")
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_two_runs_give_the_same_bits_and_touch_no_other_row(backend: str) -> None:
     case = make_case(slots_of("uniform", 50), torch.bfloat16)

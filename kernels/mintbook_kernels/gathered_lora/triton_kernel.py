@@ -39,12 +39,12 @@ def gathered_shrink_kernel(
     slot = tl.load(row_slots + t)
     if slot < 0:
         return
-    total = lanes_of(slot, slots, rank, rank, J)
+    total = lanes_of(0, slot, slots, rank, rank, True, J)
     if tl.program_id(1) * BLOCK_R >= total:
         return
     lane = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R)
     in_rank = lane < total
-    target, r = target_of_lane(lane, slot, slots, rank, rank, J)
+    target, r = target_of_lane(lane, 0, slot, slots, rank, rank, True, J)
     _, width = column_and_width(table, 0, J, ALIGN)
     bank_row = tl.multiple_of(tl.load(table + target), [ALIGN]) + (tl.load(start + slot) + r) * bank_stride
     acc = tl.zeros((BLOCK_R,), dtype=tl.float32)

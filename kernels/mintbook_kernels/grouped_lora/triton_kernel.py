@@ -52,24 +52,13 @@ def shrink_kernel(
     """
     chunk = tl.program_id(0)
     slot = tl.load(chunk_slot + chunk)
-    if SHARED:
-        its_target = 0
-        block = tl.program_id(1)
-        total = lanes_of(slot, slots, rank, rank, J)
-    else:
-        blocks_each = (page_rank + BLOCK_R - 1) // BLOCK_R
-        its_target = tl.program_id(1) // blocks_each
-        block = tl.program_id(1) % blocks_each
-        total = tl.load(rank + its_target * slots + slot)
-    if block * BLOCK_R >= total:
+    its_target = tl.program_id(2)
+    total = lanes_of(its_target, slot, slots, rank, rank, SHARED, J)
+    if tl.program_id(1) * BLOCK_R >= total:
         return
-    lane = block * BLOCK_R + tl.arange(0, BLOCK_R)
+    lane = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R)
     in_rank = lane < total
-    if SHARED:
-        target, r = target_of_lane(lane, slot, slots, rank, rank, J)
-    else:
-        target = tl.zeros_like(lane) + its_target
-        r = lane
+    target, r = target_of_lane(lane, its_target, slot, slots, rank, rank, SHARED, J)
     m = tl.arange(0, BLOCK_M)
     in_chunk = m < tl.load(chunk_len + chunk)
     position = (tl.load(chunk_start + chunk) + m).to(tl.int64)
@@ -162,8 +151,8 @@ def shrink(x: Tensor, side: Side, h: Tensor, factors: Factors, segments: Segment
     """Write ``h_j[p] = x[order[p]] bank_jᵀ``; unless ``shared``, ``s_j · x_j[order[p]] bank_jᵀ``."""
     lanes = factors.targets * segments.rank if shared else segments.rank
     tile = tile_for(GROUPED[x.dtype.itemsize], lanes)
-    tiles = blocks(lanes, tile.rank) * (1 if shared else factors.targets)
-    shrink_kernel[(segments.chunk_slot.numel(), tiles)](
+    targets = 1 if shared else factors.targets
+    shrink_kernel[(segments.chunk_slot.numel(), blocks(lanes, tile.rank), targets)](
         *(x, side.bank, h, side.table),
         *(segments.order, segments.chunk_slot, segments.chunk_start, segments.chunk_len),
         *(factors.start, factors.rank, factors.scale, factors.slots),

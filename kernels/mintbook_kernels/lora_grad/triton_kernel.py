@@ -46,27 +46,17 @@ def factor_grad_kernel(
 ):
     """bank_j[start + r, n] += Σ_p h_j[p, r] · x_j[order[p], n] over the rows p of one slot, for r < min(rank, cap).
 
-    SHARED: every target has the same x, and one block may hold rank-rows of several targets. Otherwise x_j are the
-    target's own columns of x, a block belongs to one target, and the sum is multiplied by its scale. One program owns
-    one tile of the bank and sums its slot's rows in the batch's order: no atomics, one order of addition.
+    SHARED is that of `shrink_kernel`: unless every target has the same x, the sum is multiplied by the target's scale.
+    One program owns one tile of the bank and sums its slot's rows in the batch's order: no atomics, one order.
     """
     slot = tl.load(active + tl.program_id(0))
-    if SHARED:
-        its_target = 0
-        tile = tl.program_id(2)
-        total = lanes_of(slot, slots, rank, cap, J)
-    else:
-        its_target, tile = target_of_tile(tl.program_id(2), table, J, BLOCK_N)
-        total = tl.minimum(tl.load(rank + its_target * slots + slot), tl.load(cap + its_target * slots + slot))
+    its_target, tile = target_of_tile(tl.program_id(2), table, 1 if SHARED else J, BLOCK_N)
+    total = lanes_of(its_target, slot, slots, rank, cap, SHARED, J)
     if tl.program_id(1) * BLOCK_R >= total:
         return
     lane = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R)
     in_rank = lane < total
-    if SHARED:
-        target, r = target_of_lane(lane, slot, slots, rank, cap, J)
-    else:
-        target = tl.zeros_like(lane) + its_target
-        r = lane
+    target, r = target_of_lane(lane, its_target, slot, slots, rank, cap, SHARED, J)
     column, width = column_and_width(table, its_target, J, ALIGN)
     n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     in_width = n < width
@@ -118,7 +108,7 @@ def input_grad_kernel(
     """dx[order[p], n] = Σ_j Σ_r dh_j[p, r] · bank_j[start + r, n] for one chunk and one block of columns."""
     chunk = tl.program_id(0)
     slot = tl.load(chunk_slot + chunk)
-    total = lanes_of(slot, slots, rank, rank, J)
+    total = lanes_of(0, slot, slots, rank, rank, True, J)
     _, width = column_and_width(table, 0, J, ALIGN)
     m = tl.arange(0, BLOCK_M)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -131,7 +121,7 @@ def input_grad_kernel(
     for lane0 in range(0, total, BLOCK_R):
         lane = lane0 + tl.arange(0, BLOCK_R)
         in_rank = lane < total
-        target, r = target_of_lane(lane, slot, slots, rank, rank, J)
+        target, r = target_of_lane(lane, 0, slot, slots, rank, rank, True, J)
         bank_row = tl.multiple_of(tl.load(table + target), [ALIGN]) + (first + r) * bank_stride
         dh_tile = tl.load(
             dh + position[:, None] * h_stride + (target * page_rank + r)[None, :],

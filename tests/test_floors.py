@@ -22,7 +22,7 @@ FLOORS = [  # the ground floor first; rooms of one floor are blind to each other
     ["runtime", "run", "training_run", "comparison", "assessment", "peft_import", "resident", "adapter"],
     ["fleet"],
     ["session"],
-    ["studies", "notebook"],
+    ["studies", "notebook", "bench"],
     ["cli", "__main__", "__init__"],
 ]
 OPEN_FLOORS = {6, 10}  # their modules see each other, as long as no circle comes of it

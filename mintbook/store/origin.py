@@ -1,10 +1,11 @@
-"""Where a revision comes from: the code, the packages and the notebook cell."""
+"""Where a revision or a number comes from: the code, the packages, the processor and the notebook cell."""
 
 from __future__ import annotations
 
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 PACKAGES = ("torch", "transformers", "safetensors", "tokenizers")
 
@@ -23,6 +24,14 @@ def package_versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+def processor_name() -> str:
+    """Return the processor's name as the system gives it; empty where it gives none."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor()
 
 
 def current_cell() -> str | None:

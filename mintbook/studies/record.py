@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mintbook.store.origin import code_version, package_versions
+from mintbook.store.origin import code_version, package_versions, processor_name
 
 
 def machine() -> dict[str, Any]:
     """Return what a number depends on: processor, cores, packages."""
     return {
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "mintbook": code_version(),
@@ -37,10 +37,3 @@ def write_record(path: Path, *, protocol: str, rows: Sequence[dict[str, Any]]) -
     beside.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     beside.rename(path)
     return path
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor()

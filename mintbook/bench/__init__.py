@@ -1,0 +1,28 @@
+"""Benchmarks that a user runs on the own machine: ``mintbook bench decode``, or ``bench.decode(quick=True)``.
+
+Each takes the fields of `Setting` and returns a `Benchmark`; a further one is a file with a `Subject`, and a line here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mintbook.bench.benchmark import Benchmark, Target
+from mintbook.bench.decoding import Decode
+from mintbook.bench.prefilling import Prefill
+from mintbook.bench.setting import Setting
+from mintbook.bench.subject import Subject, run
+
+SUBJECTS: dict[str, Subject] = {subject.name: subject for subject in (Decode(), Prefill())}
+
+__all__ = ["SUBJECTS", "Benchmark", "Setting", "Subject", "Target", "decode", "prefill", "run"]
+
+
+def decode(**options: Any) -> Benchmark:
+    """Measure decode steps with many adapters over the base's, and beside transformers, PEFT and vLLM."""
+    return run(SUBJECTS["decode"], Setting(**options))
+
+
+def prefill(**options: Any) -> Benchmark:
+    """Measure the reading of prompts with many adapters over the base's, and beside transformers, PEFT and vLLM."""
+    return run(SUBJECTS["prefill"], Setting(**options))

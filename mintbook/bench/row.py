@@ -1,0 +1,16 @@
+"""One measured number, and what it belongs to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """``metric`` of one side in one case, such as the wall time of a step of ``peft`` in ``32x32``."""
+
+    case: str
+    side: str
+    metric: str
+    value: float
+    unit: str

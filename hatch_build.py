@@ -28,7 +28,6 @@ SECONDS = 300
 
 def compile_op(folder: Path) -> str | None:
     """Write ``multi_lora.so`` into a folder with ``cc`` or the compiler that CC names; return why not, if not."""
-
     compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
     with tempfile.TemporaryDirectory(dir=folder) as beside:
         made = Path(beside) / NAME

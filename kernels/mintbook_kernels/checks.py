@@ -57,5 +57,5 @@ def check_triton_dtype(x: Tensor) -> None:
     """Raise `ValueError` for a precision that the Triton kernels do not compute in."""
     if x.dtype not in TRITON_DTYPES:
         raise ValueError(
-            f"The Triton kernels take {', '.join(map(str, TRITON_DTYPES))}; x is {x.dtype}. Ask for 'cpu'."
+            f"The Triton kernels take {', '.join(map(str, TRITON_DTYPES))}; x is {x.dtype}. Ask for 'torch'."
         )

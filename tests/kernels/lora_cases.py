@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 
 import torch
 from mintbook_kernels import Factors, Segments
+from mintbook_kernels.native import library
 from tolerances import TOLERANCE
 from torch import Tensor
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+NATIVE = ("native",) if DEVICE == "cpu" and library.available() else ()
 POPULARITIES = ("identical", "distinct", "uniform", "zipf", "skewed")
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 

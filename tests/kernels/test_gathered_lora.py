@@ -6,6 +6,7 @@ import pytest
 import torch
 from lora_cases import (
     DEVICE,
+    NATIVE,
     POPULARITIES,
     Case,
     assert_matches,
@@ -22,7 +23,7 @@ from mintbook_kernels.gathered_lora.reference import gathered_lora as reference
 from tolerances import TOLERANCE
 from torch import Tensor
 
-BACKENDS = ("cpu", "triton")
+BACKENDS = ("torch", "triton", *NATIVE)
 DTYPES = (torch.float32, torch.bfloat16)
 
 

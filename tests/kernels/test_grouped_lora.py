@@ -8,6 +8,7 @@ import pytest
 import torch
 from lora_cases import (
     DEVICE,
+    NATIVE,
     POPULARITIES,
     Case,
     assert_matches,
@@ -24,7 +25,7 @@ from mintbook_kernels.grouped_lora.reference import grouped_lora as reference
 from tolerances import TOLERANCE
 from torch import Tensor
 
-BACKENDS = ("cpu", "triton")
+BACKENDS = ("torch", "triton", *NATIVE)
 DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -47,7 +48,7 @@ def check(case: Case, backend: str) -> None:
 @pytest.mark.parametrize("popularity", POPULARITIES)
 @pytest.mark.parametrize("rows", [1, 63, 133, 431])
 def test_plain_torch_matches(rows: int, popularity: str, dtype: torch.dtype) -> None:
-    check(make_case(slots_of(popularity, rows), dtype), "cpu")
+    check(make_case(slots_of(popularity, rows), dtype), "torch")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -145,7 +146,7 @@ def test_a_batch_without_adapters_is_returned_as_it_is() -> None:
 def test_without_grad_the_update_is_in_place() -> None:
     case = make_case(torch.tensor([2, -1], device=DEVICE), torch.float32)
     wanted = reference(case.y, case.x, case.factors, case.slots)
-    assert grouped_lora(case.y, case.x, case.factors, case.segments, backend="cpu") is case.y
+    assert grouped_lora(case.y, case.x, case.factors, case.segments, backend="torch") is case.y
     assert_matches(case.y, wanted, torch.float32)
 
 

@@ -9,7 +9,7 @@ from mintbook_kernels import grouped_lora, lora_grad
 from mintbook_kernels.lora_grad.reference import lora_grad as reference
 from torch import Tensor
 
-BACKENDS = ("cpu", "triton")
+BACKENDS = ("torch", "triton")
 DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -56,7 +56,7 @@ def test_the_node_passes_gradcheck(slots: list[int]) -> None:
     trigger = torch.ones(1, dtype=torch.float64, device=DEVICE, requires_grad=True)
 
     def node(y: Tensor, x: Tensor, trigger: Tensor) -> Tensor:
-        return grouped_lora(y * 1.0, x, case.factors, case.segments, trigger=trigger, backend="cpu")
+        return grouped_lora(y * 1.0, x, case.factors, case.segments, trigger=trigger, backend="torch")
 
     assert torch.autograd.gradcheck(node, (y, x, trigger))
 
@@ -65,11 +65,11 @@ def test_the_node_passes_gradcheck(slots: list[int]) -> None:
 def test_the_factors_gradients_are_finite_differences(slots: list[int]) -> None:
     case = make_case(torch.tensor(slots, device=DEVICE), torch.float64, width_in=5, widths=(3, 2))
     case.grads.a[0]._base.zero_()
-    lora_grad(case.dy, case.x, case.factors, case.segments, case.grads, need_dx=False, backend="cpu")
+    lora_grad(case.dy, case.x, case.factors, case.segments, case.grads, need_dx=False, backend="torch")
     row, grad_row, step = int(case.factors.start[2]) + 3, int(case.grads.start[2]) + 3, 1e-6
 
     def loss() -> float:
-        y = grouped_lora(case.y.clone(), case.x, case.factors, case.segments, backend="cpu")
+        y = grouped_lora(case.y.clone(), case.x, case.factors, case.segments, backend="torch")
         return float((y * case.dy).sum())
 
     for values, gradient in zip((*case.factors.a, *case.factors.b), (*case.grads.a, *case.grads.b), strict=True):
@@ -89,7 +89,7 @@ def test_y_may_be_a_view_or_a_leaf(view: bool) -> None:
     x = case.x.clone().requires_grad_()
     leaf = case.y.clone().requires_grad_()
     y = (leaf * 1.0).unsqueeze(0).view(3, -1) if view else leaf
-    out = grouped_lora(y, x, case.factors, case.segments, backend="cpu")
+    out = grouped_lora(y, x, case.factors, case.segments, backend="torch")
     assert out is not y
     out.backward(case.dy)
     assert torch.equal(leaf.grad, case.dy)
@@ -99,7 +99,7 @@ def test_y_may_be_a_view_or_a_leaf(view: bool) -> None:
 def test_loading_another_slot_does_not_disturb_a_backward() -> None:
     case = make_case(torch.tensor([2, 2, 0], device=DEVICE), torch.float32)
     x = case.x.clone().requires_grad_()
-    out = grouped_lora(case.y, x, case.factors, case.segments, grads=case.grads, backend="cpu")
+    out = grouped_lora(case.y, x, case.factors, case.segments, grads=case.grads, backend="torch")
     first = int(case.factors.start[5])
     case.factors.a[0][first : first + 33] = 7.0
     out.backward(case.dy)
@@ -110,7 +110,7 @@ def test_a_recomputed_forward_gives_the_same_gradients() -> None:
     case = make_case(torch.tensor([2, -1, 0, 2], device=DEVICE), torch.float32)
 
     def layer(x: Tensor) -> Tensor:
-        return grouped_lora(x.repeat(1, 2)[:, :98] * 2.0, x, case.factors, case.segments, backend="cpu").tanh()
+        return grouped_lora(x.repeat(1, 2)[:, :98] * 2.0, x, case.factors, case.segments, backend="torch").tanh()
 
     direct, recomputed = (case.x.clone().requires_grad_() for _ in range(2))
     layer(direct).sum().backward()

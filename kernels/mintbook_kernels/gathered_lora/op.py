@@ -9,6 +9,7 @@ from mintbook_kernels.checks import check_operands, check_triton_dtype
 from mintbook_kernels.dispatch import backend as choose_backend
 from mintbook_kernels.factors import Factors
 from mintbook_kernels.gathered_lora import cpu
+from mintbook_kernels.native import rows as native
 from mintbook_kernels.segments import Segments
 
 
@@ -26,8 +27,12 @@ def gathered_lora(y: Tensor, x: Tensor, factors: Factors, segments: Segments, *,
         )
     if segments.empty:
         return y
+    name = choose_backend(x.device, backend, x.dtype).name
+    if name == "native":
+        native.add_update(y, x, factors, segments)
+        return y
     with torch.no_grad():
-        if choose_backend(x.device, backend).name == "cpu":
+        if name == "torch":
             cpu.add_update(y, x, factors, segments)
             return y
         check_triton_dtype(x)

@@ -13,6 +13,7 @@ from mintbook_kernels.dispatch import backend as choose_backend
 from mintbook_kernels.factors import Factors
 from mintbook_kernels.grouped_lora import cpu
 from mintbook_kernels.lora_grad.op import implementation
+from mintbook_kernels.native import rows as native
 from mintbook_kernels.segments import Segments
 
 
@@ -46,9 +47,9 @@ def grouped_lora(
         check_grads(grads, factors)
     if segments.empty:
         return y
-    name = choose_backend(x.device, backend).name
+    name = choose_backend(x.device, backend, x.dtype).name
     if not torch.is_grad_enabled():
-        _add_update(y, x, factors, segments, name)
+        _add_only(y, x, factors, segments, name)
         return y
     if x.requires_grad or (trigger is not None and trigger.requires_grad):
         is_view = y._base is not None  # noqa: SLF001 (torch has no public name for it)
@@ -61,12 +62,19 @@ def grouped_lora(
             "or call under torch.no_grad()."
         )
     with torch.no_grad():
-        _add_update(y, x, factors, segments, name)
+        _add_only(y, x, factors, segments, name)
     return y
 
 
+def _add_only(y: Tensor, x: Tensor, factors: Factors, segments: Segments, name: str) -> None:
+    if name == "native":
+        native.add_update(y, x, factors, segments)
+    else:
+        _add_update(y, x, factors, segments, name)
+
+
 def _add_update(y: Tensor, x: Tensor, factors: Factors, segments: Segments, name: str) -> Tensor | None:
-    if name == "cpu":
+    if name != "triton":
         return cpu.add_update(y, x, factors, segments)
     check_triton_dtype(x)
     from mintbook_kernels.grouped_lora.triton_kernel import add_update

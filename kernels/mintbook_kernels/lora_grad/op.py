@@ -36,7 +36,7 @@ def lora_grad(
         check_grads(grads, factors)
     dx = None
     if not segments.empty:
-        name = choose_backend(x.device, backend).name
+        name = choose_backend(x.device, backend, x.dtype).name
         with torch.no_grad():
             dx = implementation(name, x)(dy, x, None, factors, segments, grads, need_dx=need_dx)
     return torch.zeros_like(x) if dx is None and need_dx else dx
@@ -44,7 +44,7 @@ def lora_grad(
 
 def implementation(name: str, x: Tensor) -> Callable[..., Tensor | None]:
     """Return the backend's ``add_gradients(dy, x, h, factors, segments, grads, *, need_dx)``, as in cpu.py."""
-    if name == "cpu":
+    if name != "triton":
         return cpu.add_gradients
     check_triton_dtype(x)
     from mintbook_kernels.lora_grad.triton_kernel import add_gradients

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import torch
+
 PATH = Path(__file__).with_name("multi_lora.so")
 ABI = 1
+DTYPES = (torch.bfloat16, torch.float32)
+"""The precisions that the op takes."""
 LEVELS = ("the compiler's baseline", "AVX2", "AVX512", "AVX512-BF16")
 """By `Library.level`: the instructions that the op was found to have on this machine."""
 
@@ -25,7 +28,7 @@ class Library:
     level: int
     """The index in `LEVELS` of the instructions in use."""
     parallel: int | None
-    """The address of ``GOMP_parallel`` in the OpenMP runtime that torch runs on; ``None``: the op runs on one thread."""
+    """The address of ``GOMP_parallel`` in torch's own OpenMP runtime; ``None``: the op runs on one thread."""
 
 
 def available() -> bool:
@@ -75,8 +78,6 @@ def _load() -> Library | str:
 
 def _openmp() -> int | None:
     """Find ``GOMP_parallel`` of the runtime that is already loaded: a second one's threads would fight with its."""
-    import torch  # noqa: F401 (its import loads the runtime)
-
     maps = Path("/proc/self/maps")
     if not maps.exists():
         return None

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Protocol
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from mintbook_kernels.factors import Factors
 from mintbook_kernels.native.library import library
+from mintbook_kernels.segments import Segments
 
-DTYPES = (torch.bfloat16, torch.float32)
 LEAST_NS = 15_000.0
 """A batch that takes one thread less than this is not shared out: waking the others costs about as much."""
 
@@ -39,40 +39,16 @@ class _Factors(ctypes.Structure):
     )
 
 
-class JoinedFactors(Protocol):
-    """The factors of the J linears that share one input, as `mintbook_kernels.Factors` holds them."""
-
-    @property
-    def a(self) -> tuple[Tensor, ...]: ...  # noqa: D102
-    @property
-    def b(self) -> tuple[Tensor, ...]: ...  # noqa: D102
-    @property
-    def start(self) -> Tensor: ...  # noqa: D102
-    @property
-    def rank(self) -> Tensor: ...  # noqa: D102
-    @property
-    def scale(self) -> Tensor: ...  # noqa: D102
+_prepared: WeakKeyDictionary[Factors, tuple[int, object]] = WeakKeyDictionary()
 
 
-class SortedRows(Protocol):
-    """The rows of a batch, as `mintbook_kernels.Segments` holds them."""
+def add_update(y: Tensor, x: Tensor, factors: Factors, segments: Segments) -> None:
+    """Add ``scale[j, s] · (x[t] A_jᵀ) B_jᵀ`` to the columns of linear j of ``y [T, ΣO]`` in place, for ``x [T, H]``.
 
-    @property
-    def slots(self) -> Tensor: ...  # noqa: D102
-    @property
-    def order(self) -> Tensor: ...  # noqa: D102
-
-
-_prepared: WeakKeyDictionary[JoinedFactors, tuple[int, object]] = WeakKeyDictionary()
-
-
-def add_update(y: Tensor, x: Tensor, factors: JoinedFactors, segments: SortedRows) -> None:
-    """Add ``scale[j, s] · (x[t] A_jᵀ) B_jᵀ`` to ``y[t, off_j : off_j + O_j]`` in place, for ``y [T, ΣO]``, ``x [T, H]``.
-
-    s is row t's slot. Sums are in fp32, h is not rounded, y is rounded once. A row's bits depend on that row, its slot's
-    factors and the machine's instructions alone: not on the other rows, nor on the number of threads. Rows of slot −1
-    and of rank 0 are not written, and no other slot's factors are read. The operands are those that `grouped_lora`
-    has checked. Raises `OSError` where the op is missing, `ValueError` for a rank above 16384.
+    s is row t's slot. Sums are in fp32, h is not rounded, y is rounded once. A row's bits depend on that row, its
+    slot's factors and the machine's instructions alone: not on the other rows, nor on the number of threads. Rows of
+    slot −1 and of rank 0 are not written, and no other slot's factors are read. The operands are those that
+    `grouped_lora` has checked. Raises `OSError` where the op is missing, `ValueError` for a rank above 16384.
     """
     prepared = _prepared.get(factors)
     if prepared is None:
@@ -92,26 +68,20 @@ def add_update(y: Tensor, x: Tensor, factors: JoinedFactors, segments: SortedRow
         LEAST_NS,
         op.parallel,
     )
+    if not y.is_inference():
+        torch.autograd.graph.increment_version(y)
     if failed == 1:
         raise MemoryError(f"No memory for the tiles of {order.numel()} rows.")
     if failed:
         raise ValueError(f"The compiled op takes ranks up to 16384; the largest here is {int(factors.rank.max())}.")
 
 
-def _prepare(factors: JoinedFactors) -> tuple[int, object]:
+def _prepare(factors: Factors) -> tuple[int, object]:
     """Return the address of the factors' description for C, and what keeps its memory alive.
 
     The tensors of ``factors`` keep their places as long as ``factors`` lives, so their addresses are written down once;
     ``start``, ``rank`` and ``scale`` are read at every call.
     """
-    start, rank, scale = factors.start, factors.rank, factors.scale
-    found = (start.dtype, rank.dtype, scale.dtype, factors.a[0].dtype in DTYPES)
-    laid_out = all(table.is_contiguous() for table in (start, rank, scale))
-    if found != (torch.int64, torch.int32, torch.float32, True) or not laid_out:
-        raise ValueError(
-            f"The compiled op reads start [S] int64, rank [J, S] int32 and scale [J, S] fp32, contiguous, and factors in "
-            f"bf16 or fp32; they are {start.dtype}, {rank.dtype}, {scale.dtype} and {factors.a[0].dtype}."
-        )
     linears = (_Linear * len(factors.a))(
         *(
             _Linear(a.data_ptr(), b.data_ptr(), a.stride(0), b.stride(0), b.shape[1])
@@ -119,13 +89,13 @@ def _prepare(factors: JoinedFactors) -> tuple[int, object]:
         )
     )
     described = _Factors(
-        len(factors.a),
-        start.numel(),
-        factors.a[0].shape[1],
-        int(factors.a[0].dtype == torch.bfloat16),
+        factors.targets,
+        factors.slots,
+        factors.in_features,
+        int(factors.dtype == torch.bfloat16),
         ctypes.addressof(linears),
-        start.data_ptr(),
-        rank.data_ptr(),
-        scale.data_ptr(),
+        factors.start.data_ptr(),
+        factors.rank.data_ptr(),
+        factors.scale.data_ptr(),
     )
     return ctypes.addressof(described), (linears, described)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from lora_cases import Case, bits, make_case
-from mintbook_kernels import Segments, backend, grouped_lora
+from mintbook_kernels import Segments, backend, dispatch, grouped_lora
 from mintbook_kernels.grouped_lora.reference import grouped_lora as reference
 from mintbook_kernels.native import library, rows
 from torch import Tensor
@@ -173,6 +173,7 @@ def test_a_library_that_does_not_fit_is_not_used(tmp_path: Path, monkeypatch: py
         monkeypatch.setattr(library, "PATH", path)
         monkeypatch.setattr(library, "ABI", version)
         library._load.cache_clear()
+        dispatch._on_cpu.cache_clear()
         try:
             assert not library.available() and said in str(library.why_missing())
             assert backend("cpu").name == "torch" and said in backend("cpu").reason
@@ -180,3 +181,4 @@ def test_a_library_that_does_not_fit_is_not_used(tmp_path: Path, monkeypatch: py
                 library.library()
         finally:
             library._load.cache_clear()
+            dispatch._on_cpu.cache_clear()

@@ -20,7 +20,8 @@ except ImportError:  # run as a script, where nothing but Python is needed
     BuildHookInterface = None
 
 ROOT = Path(__file__).parent
-SOURCE = Path("kernels/mintbook_kernels/native/multi_lora.c")
+FOLDER = Path("kernels/mintbook_kernels/native")
+SOURCES = ("multi_lora.c", "paged_attention.c")
 NAME = "multi_lora.so"
 FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wno-psabi")
 SECONDS = 300
@@ -33,7 +34,7 @@ def compile_op(folder: Path) -> str | None:
         made = Path(beside) / NAME
         try:
             done = subprocess.run(
-                [*compiler, *FLAGS, "-o", str(made), str(ROOT / SOURCE)],
+                [*compiler, *FLAGS, "-o", str(made), *(str(ROOT / FOLDER / source) for source in SOURCES)],
                 capture_output=True,
                 text=True,
                 check=False,
@@ -59,7 +60,7 @@ if BuildHookInterface is not None:
             if self.target_name != "wheel":
                 return
             if version == "editable":
-                folder = (ROOT / SOURCE).parent
+                folder = ROOT / FOLDER
             else:
                 self._scratch = tempfile.TemporaryDirectory()
                 folder = Path(self._scratch.name)  # kept until the wheel is written
@@ -79,4 +80,4 @@ def platform() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(compile_op((ROOT / SOURCE).parent))
+    sys.exit(compile_op(ROOT / FOLDER))

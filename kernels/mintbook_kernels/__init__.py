@@ -9,6 +9,7 @@ from mintbook_kernels.factors import Factors
 from mintbook_kernels.gathered_lora.op import gathered_lora
 from mintbook_kernels.grouped_lora.op import grouped_lora
 from mintbook_kernels.lora_grad.op import lora_grad
+from mintbook_kernels.paged_attention.op import paged_attention
 from mintbook_kernels.segments import Segments
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "gathered_lora",
     "grouped_lora",
     "lora_grad",
+    "paged_attention",
 ]

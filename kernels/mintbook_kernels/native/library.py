@@ -25,6 +25,8 @@ class Library:
 
     add_update: Callable[..., int]
     """``mintbook_add_update`` of multi_lora.c."""
+    paged_attention: Callable[[bytes, int | None], int]
+    """``mintbook_paged_attention`` of paged_attention.c."""
     level: int
     """The index in `LEVELS` of the instructions in use."""
     parallel: int | None
@@ -62,7 +64,7 @@ def _load() -> Library | str:
         return "it was not compiled when mintbook was installed (no C compiler was found, or it failed)"
     try:
         loaded = ctypes.CDLL(str(PATH))
-        found = loaded.mintbook_abi()
+        found, attention = loaded.mintbook_abi(), loaded.mintbook_paged_attention
     except (OSError, AttributeError) as error:
         return f"{PATH.name} cannot be loaded ({error})"
     if found != ABI:
@@ -73,7 +75,8 @@ def _load() -> Library | str:
         *(pointer, pointer, word, pointer, word, pointer, pointer, word),
         *(number, number, ctypes.c_double, pointer),
     )
-    return Library(function, loaded.mintbook_level(), _openmp())
+    attention.argtypes, attention.restype = (pointer, pointer), word
+    return Library(function, attention, loaded.mintbook_level(), _openmp())
 
 
 def _openmp() -> int | None:

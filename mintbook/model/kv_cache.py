@@ -160,9 +160,9 @@ class KVCache:
         """Copy what lies in ``blocks`` to the first blocks of ``table``, in every layer."""
         rows = len(blocks) * BLOCK
         source, target = BlockTable(blocks).rows(0, rows, self.device), table.rows(0, rows, self.device)
-        for keys, values in self._layers.values():
-            keys[target] = keys[source]
-            values[target] = values[source]
+        for tensor in (tensor for pair in self._layers.values() for tensor in pair):
+            # torch refuses to scatter a view of a tensor into itself, though the rows are others.
+            tensor[target] = tensor[source] if isinstance(target, slice) else tensor[source].clone()
 
     def set_aside(self, table: BlockTable, tokens: int) -> Aside:
         """Copy a sequence's first ``tokens`` tokens to host memory and give its blocks back."""

@@ -51,6 +51,21 @@ def _choice(config: object, name: str, known: tuple[str, ...]) -> None:
     _check(value in known, f"{name} is {value!r}; it must be one of {', '.join(map(repr, known))}.")
 
 
+def _flag(config: object, name: str) -> None:
+    value = getattr(config, name)
+    _check(isinstance(value, bool), f"{name} is {value!r}; it must be True or False.")
+
+
+def _token_ids(config: object, name: str) -> tuple[int, ...]:
+    value = getattr(config, name)
+    ids = (value,) if isinstance(value, int) else value
+    fits = isinstance(ids, (tuple, list)) and all(
+        isinstance(token, int) and not isinstance(token, bool) and token >= 0 for token in ids
+    )
+    _check(fits, f"{name} is {value!r}; it must be a token id (an integer, at least 0), or a list of them.")
+    return tuple(ids)
+
+
 def _texts(config: object, name: str) -> tuple[str, ...]:
     """Return one text or several as a tuple: a user writes ``stop="END"`` as well as ``stop=["END", "##"]``."""
     value = getattr(config, name)
@@ -174,7 +189,22 @@ class TrainConfig(_Config):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleConfig(_Config):
-    """How the next token is chosen and when a generation ends."""
+    """How the next token is chosen and when a generation ends.
+
+    From the logits l of the whole vocabulary, in this order:
+
+    1. repetition (Keskar et al. 2019), for every token of the prompt and of the answer so far:
+       ``l ← l / repetition_penalty if l > 0 else l · repetition_penalty``
+    2. presence and frequency, for a token that the answer has n > 0 times already:
+       ``l ← l − presence_penalty − n · frequency_penalty``
+    3. ``p = softmax(l / temperature)``; at temperature 0 the largest l is taken, and nothing below applies
+    4. ``top_k``: the k most likely tokens stay; of equals, those of the smaller token id
+    5. ``top_p`` (Holtzman et al. 2020): of these, the fewest most likely ones that hold this share of their probability
+    6. ``min_p`` (Nguyen et al. 2024): of these, the ones with ``p ≥ min_p · max p``
+
+    One token is drawn in proportion to p from what is left, with the request's own generator. Log-probabilities are
+    natural, and those of the distribution before all of this: ``log_softmax(l)``.
+    """
 
     max_tokens: int = 64
     temperature: float = 0.0
@@ -183,12 +213,26 @@ class SampleConfig(_Config):
     """Choose among this many most likely tokens; 0 disables."""
     top_p: float = 1.0
     """Choose among the most likely tokens whose probabilities sum to this; 1 disables."""
+    min_p: float = 0.0
+    """Choose among tokens at least this likely beside the most likely one; 0 disables."""
+    repetition_penalty: float = 1.0
+    """Divides the positive and multiplies the other logits of tokens in prompt and answer; 1 disables; 0.01 to 100."""
+    presence_penalty: float = 0.0
+    """Taken from the logit of every token that is in the answer; −2 to 2."""
+    frequency_penalty: float = 0.0
+    """Taken from the logit of a token for every time it is in the answer; −2 to 2."""
     stop: tuple[str, ...] = ()
     """Texts that end the answer; they are not part of it."""
+    stop_ids: tuple[int, ...] = ()
+    """Tokens that end the answer, beside those of the base; such a token is the last of ``tokens`` and adds no text."""
     seed: int = 0
     """Seed of this request's draws."""
     logprobs: bool = False
     """Return the log-probability of every token of the answer."""
+    top_logprobs: int = 0
+    """Return this many most likely tokens, with their log-probabilities, at every place of the answer; at most 20."""
+    prompt_logprobs: bool = False
+    """Return the log-probability of every token of the prompt but the first; the whole prompt is read for it."""
 
     def __post_init__(self) -> None:
         _integer(self, "max_tokens", 1)
@@ -197,8 +241,26 @@ class SampleConfig(_Config):
         _check(not cold, f"temperature is {self.temperature!r}; it must be 0 (greedy) or at least {COLDEST:g}.")
         _integer(self, "top_k", 0)
         _number(self, "top_p", 0, 1, above=True)
+        _number(self, "min_p", 0, 1)
+        _number(self, "repetition_penalty", 0.01, 100)
+        for name in ("presence_penalty", "frequency_penalty"):
+            _number(self, name, -2, 2)
         _integer(self, "seed", 0, SEEDS - 1)
+        _integer(self, "top_logprobs", 0, 20)
+        for name in ("logprobs", "prompt_logprobs"):
+            _flag(self, name)
         object.__setattr__(self, "stop", _texts(self, "stop"))
+        object.__setattr__(self, "stop_ids", _token_ids(self, "stop_ids"))
+
+    @property
+    def needs_whole_prompt(self) -> bool:
+        """Whether every token of the prompt must go through the model, even where its keys and values are known."""
+        return self.prompt_logprobs
+
+    @property
+    def penalizes(self) -> bool:
+        """Whether the choice depends on which tokens there were before."""
+        return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +298,4 @@ class EngineConfig(_Config):
         for name in ("host_cache_bytes", "load_queue"):
             _integer(self, name, 0)
         for name in ("prefix_cache", "batch_invariant"):
-            _check(
-                isinstance(getattr(self, name), bool), f"{name} is {getattr(self, name)!r}; it must be True or False."
-            )
+            _flag(self, name)

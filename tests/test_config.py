@@ -78,6 +78,20 @@ def test_the_scale_follows_the_rule(rule: str, scale: float) -> None:
         (SampleConfig, {"seed": 1.5}),
         (SampleConfig, {"max_tokens": True}),
         (SampleConfig, {"temperature": 1e-45}),
+        (SampleConfig, {"min_p": 1.01}),
+        (SampleConfig, {"min_p": math.nan}),
+        (SampleConfig, {"repetition_penalty": 0}),
+        (SampleConfig, {"repetition_penalty": 101}),
+        (SampleConfig, {"presence_penalty": 2.1}),
+        (SampleConfig, {"frequency_penalty": -2.1}),
+        (SampleConfig, {"frequency_penalty": "1"}),
+        (SampleConfig, {"stop_ids": (-1,)}),
+        (SampleConfig, {"stop_ids": True}),
+        (SampleConfig, {"stop_ids": "2"}),
+        (SampleConfig, {"logprobs": 5}),
+        (SampleConfig, {"top_logprobs": 21}),
+        (SampleConfig, {"top_logprobs": True}),
+        (SampleConfig, {"prompt_logprobs": "yes"}),
     ],
 )
 def test_a_value_that_cannot_be_honoured_is_refused(config: type, options: dict[str, object]) -> None:
@@ -98,6 +112,7 @@ def test_the_ends_of_the_ranges_are_taken() -> None:
     LoraConfig(rank=256, alpha=1, seed=2**63 - 1)
     TrainConfig(seed=2**40 - 1, checkpoint_every=0, clip=0, validation=0.999, warmup=1, weight_decay=0)
     SampleConfig(temperature=1e-3, top_p=1, seed=2**63 - 1)
+    SampleConfig(min_p=1, repetition_penalty=0.01, presence_penalty=-2, frequency_penalty=2, top_logprobs=20)
 
 
 def test_a_refusal_says_what_may_be_given() -> None:
@@ -113,4 +128,6 @@ def test_a_refusal_says_what_may_be_given() -> None:
 
 def test_one_stop_text_and_a_list_of_targets_are_taken_as_written() -> None:
     assert SampleConfig(stop="END").stop == ("END",)
+    assert SampleConfig(stop_ids=7).stop_ids == (7,)
+    assert SampleConfig(stop_ids=[7, 0]).stop_ids == (7, 0)
     assert LoraConfig(targets=["q_proj", "v_proj"]).targets == ("q_proj", "v_proj")

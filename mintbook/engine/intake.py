@@ -8,13 +8,12 @@ from concurrent.futures import CancelledError, Future
 from functools import partial
 from typing import Any
 
-import torch
-
 from mintbook.engine.counters import Tally
 from mintbook.engine.detokenizer import Detokenizer
 from mintbook.engine.generation import Generation
 from mintbook.engine.prefix_cache import prefix_digests
 from mintbook.engine.request import Request
+from mintbook.engine.sampler import Sampler
 from mintbook.engine.scheduler import Scheduler
 from mintbook.engine.sequence import Sequence
 from mintbook.engine.step import Stepper
@@ -54,11 +53,12 @@ class Intake:
         """Check a request and make its sequence."""
         if not request.tokens:
             raise ConfigError("The prompt has no tokens. Give at least one.")
-        key = request.cache_key if self._scheduler.config.prefix_cache else ""
+        kept = self._scheduler.config.prefix_cache and not request.sampling.needs_whole_prompt
+        key = request.cache_key if kept else ""
         sequence = Sequence(
             Generation(request, on_end),
             Detokenizer(self._tokenizer, request.sampling.stop),
-            torch.Generator().manual_seed(request.sampling.seed),
+            Sampler(request, self._scheduler.room.cache.device),
             prefix_digests(key, request.tokens),
         )
         capacity = self._scheduler.room.cache.capacity_tokens

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from mintbook.config import SampleConfig
 
 StopReason = Literal["end", "stop", "length", "cancelled"]
+Ranked = tuple[tuple[int, float], ...]
+"""Tokens with their log-probabilities, the likeliest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,23 +36,64 @@ class Request:
             object.__setattr__(self, "tenant", self.revision.partition("@")[0])
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A token, and the log-probabilities that were asked for: its own, and those of the likeliest at its place."""
+
+    token: int
+    logprob: float | None = None
+    top: Ranked = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """An answer: its text and tokens, where it came from and why it ended.
 
     ``revision`` names what answered, ``alice@3`` or ``base``, and ``digest`` is its sha256: a name can come to mean
     something else, a digest cannot.
-    ``stop_reason`` is ``end`` (the model ended its turn), ``stop`` (a stop text), ``length`` (max_tokens) or
-    ``cancelled``. ``logprobs`` has the natural log-probability of every token under the unmodified distribution.
+    ``stop_reason`` is ``end`` (the model ended its turn), ``stop`` (a stop text or stop token), ``length``
+    (max_tokens) or ``cancelled``. ``seed`` gives the same answer again, under the same options.
+
+    Log-probabilities are natural, under the unmodified distribution, and ``None`` where they were not asked for:
+    ``logprobs`` has one per token; ``top_logprobs`` has the likeliest ``(token, logprob)`` at the place of every token;
+    ``prompt_logprobs`` has one for every token of the prompt but the first, given those before it (as far as the prompt
+    was read, when the request was cancelled).
     """
 
     text: str
     tokens: tuple[int, ...]
-    logprobs: tuple[float, ...] | None
     revision: str
     digest: str
     stop_reason: StopReason
     prompt_tokens: int
+    seed: int = 0
+    logprobs: tuple[float, ...] | None = None
+    top_logprobs: tuple[Ranked, ...] | None = None
+    prompt_logprobs: tuple[float, ...] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        request: Request,
+        reason: StopReason,
+        text: str = "",
+        choices: Sequence[Choice] = (),
+        prompt_logprobs: Sequence[float] = (),
+    ) -> Completion:
+        """Return the answer to ``request`` that ``choices`` make, with the log-probabilities that it asks for."""
+        sampling = request.sampling
+        return cls(
+            text=text,
+            tokens=tuple(choice.token for choice in choices),
+            revision=request.revision,
+            digest=request.digest,
+            stop_reason=reason,
+            prompt_tokens=len(request.tokens),
+            seed=sampling.seed,
+            logprobs=tuple(c.logprob for c in choices if c.logprob is not None) if sampling.logprobs else None,
+            top_logprobs=tuple(choice.top for choice in choices) if sampling.top_logprobs else None,
+            prompt_logprobs=tuple(prompt_logprobs) if sampling.prompt_logprobs else None,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as plain data."""

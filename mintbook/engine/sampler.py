@@ -1,41 +1,131 @@
-"""The choice of the next token."""
+"""The choice of the next token: greedy rows of a step all at once, the others each by themselves."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from mintbook.config import SampleConfig
-from mintbook.engine.request import Request
+from mintbook.engine.request import Choice, Request
 from mintbook.errors import RunFailed
 
+_LUCK_BITS = 31
 
-def choose(row: Tensor, request: Request, generator: torch.Generator) -> tuple[int, float | None]:
-    """Return the token that follows one row of logits ``[V]`` and, where asked for, its log-probability.
 
-    Temperature 0 takes the largest logit, the first of equals. Otherwise one token is drawn from softmax(logits / T)
-    cut to the top k and then to the smallest set of probability top_p (Holtzman et al. 2020), with the request's own
-    generator: a draw does not depend on the other rows. The log-probability is that of the whole, unscaled
-    distribution. Raises `RunFailed` when a logit is not finite, which no token would be an honest answer to.
+class Sampler:
+    """How one request chooses: its options, its own generator, and the tokens it has had.
+
+    All arithmetic is over the request's own row ``[V]``, so no bit of it depends on what else is in the step.
     """
-    row = row.float()
-    config = request.sampling
-    if not bool(torch.isfinite(row).all()):
-        raise RunFailed(
-            f"{request.revision} gives logits that are not finite: its weights are damaged. Go back to an earlier one."
+
+    __slots__ = ("_generator", "_said", "config", "revision")
+
+    def __init__(self, request: Request, device: torch.device) -> None:
+        self.config = request.sampling
+        self.revision = request.revision
+        self._generator = torch.Generator(device).manual_seed(self.config.seed)
+        self._said = dict.fromkeys(request.tokens, 0)
+        """How often the answer has each token that prompt or answer has."""
+
+    def choose(self, row: Tensor, likeliest: int) -> Choice:
+        """Return the choice from one row of finite logits ``[V]``, of which ``likeliest`` is the largest."""
+        config = self.config
+        token = likeliest
+        if config.penalizes or config.temperature:
+            changed = self._penalized(row)
+            token = self._draw(changed) if config.temperature else int(changed.max(dim=-1).indices)
+        if config.penalizes:
+            self._said[token] = self._said.get(token, 0) + 1
+        if not config.logprobs and not config.top_logprobs:
+            return Choice(token)
+        logprobs = torch.log_softmax(row.float(), dim=-1)
+        top = _likeliest(logprobs, config.top_logprobs) if config.top_logprobs else row.new_empty(0, dtype=torch.long)
+        return Choice(
+            token,
+            float(logprobs[token]) if config.logprobs else None,
+            tuple(zip(top.tolist(), logprobs[top].tolist(), strict=True)),
         )
-    token = int(row.argmax()) if config.temperature == 0 else _draw(row, config, generator)
-    return token, float(torch.log_softmax(row, dim=-1)[token]) if config.logprobs else None
+
+    def _penalized(self, row: Tensor) -> Tensor:
+        """Return a copy of the row in fp32 with the penalties of `SampleConfig` taken off."""
+        row = row.to(torch.float32, copy=True)
+        config = self.config
+        if config.penalizes:
+            tokens = torch.tensor(list(self._said), dtype=torch.long, device=row.device)
+            times = torch.tensor(list(self._said.values()), dtype=torch.float32, device=row.device)
+            had = row[tokens]
+            had = torch.where(had > 0, had / config.repetition_penalty, had * config.repetition_penalty)
+            row[tokens] = had - config.presence_penalty * (times > 0) - config.frequency_penalty * times
+        return row
+
+    def _draw(self, row: Tensor) -> int:
+        """Return one token drawn from softmax(row / T), cut as `SampleConfig` says; changes ``row``.
+
+        With e_i exponentially distributed, argmax p_i / e_i is token i with probability p_i. Token i has its e_i
+        whatever its rank, so that a difference in rounding changes a draw only where two tokens are almost level.
+        """
+        weights = row.sub(row.max()).div_(self.config.temperature).exp_()
+        luck = torch.empty(row.shape, dtype=torch.int32, device=row.device).random_(generator=self._generator)
+        kept = self._kept(row, weights)
+        if kept is not None:
+            weights, luck = weights[kept], luck[kept]
+        # Never 0, as a float from rand() may be: a token would win that has no probability to speak of.
+        uniform = luck.float().add_(0.5).mul_(2.0**-_LUCK_BITS)
+        at = weights.div_(uniform.neg_().log1p_().neg_()).max(dim=-1).indices
+        return int(at if kept is None else kept[at])
+
+    def _kept(self, row: Tensor, weights: Tensor) -> Tensor | None:
+        """Return the tokens that top-k, top-p and min-p leave; ``None`` for all of them.
+
+        ``weights [V]`` are probabilities over the largest one. No cut sorts the whole row.
+        """
+        config = self.config
+        kept = _likeliest(row, config.top_k) if 0 < config.top_k < len(row) else None
+        if config.top_p < 1:
+            mass = float((weights if kept is None else weights[kept]).sum(dtype=torch.float64))
+            if kept is None:
+                # Tokens below this level have, all together, less than the share that is cut.
+                candidates = (weights >= (1 - config.top_p) * mass / len(row)).nonzero()[:, 0]
+                kept = candidates[row[candidates].sort(descending=True, stable=True).indices]
+            likely = weights[kept].double()
+            kept = kept[likely.cumsum(dim=-1) - likely < config.top_p * mass]
+        if config.min_p:
+            of = weights if kept is None else weights[kept]
+            strong = (of >= config.min_p).nonzero()[:, 0]
+            kept = strong if kept is None else kept[strong]
+        return kept
 
 
-def _draw(row: Tensor, config: SampleConfig, generator: torch.Generator) -> int:
-    probabilities, order = torch.softmax((row - row.max()) / config.temperature, dim=-1).sort(
-        descending=True, stable=True
+def choose(logits: Tensor, samplers: Sequence[Sampler]) -> list[Choice | Exception]:
+    """Return what every sampler chooses from its row of ``logits [B, V]``, or the error that is this request's alone.
+
+    At temperature 0 it is the largest logit, the first of equals. The error is `RunFailed` for a row with a logit that
+    is not finite, which no token would be an honest answer to.
+    """
+    largest, first = logits.max(dim=-1)
+    # A NaN is the maximum of its row, and so is +inf; only −inf needs the second look.
+    sound = largest.isfinite() & logits.amin(dim=-1).isfinite()
+    rows = torch.stack([first, sound], dim=1).tolist()
+    found: list[Choice | Exception] = []
+    for row, sampler, (likeliest, finite) in zip(logits, samplers, rows, strict=True):
+        try:
+            found.append(sampler.choose(row, likeliest) if finite else not_finite(sampler.revision))
+        except Exception as error:  # noqa: BLE001 — it is this request's alone; the others go on
+            found.append(error)
+    return found
+
+
+def not_finite(revision: str) -> RunFailed:
+    """Return the error for a revision whose logits are not finite."""
+    return RunFailed(
+        f"{revision} gives logits that are not finite: its weights are damaged. Go back to an earlier one."
     )
-    if config.top_k:
-        probabilities[config.top_k :] = 0
-    if config.top_p < 1:
-        before = probabilities.cumsum(dim=-1) - probabilities
-        probabilities[before >= config.top_p * probabilities.sum()] = 0
-    at = torch.multinomial(probabilities.cpu(), 1, generator=generator)
-    return int(order[at.to(order.device)])
+
+
+def _likeliest(values: Tensor, count: int) -> Tensor:
+    """Return where the ``count`` largest of ``values [V]`` are, the largest first, of equals the first."""
+    count = min(count, len(values))
+    edge = values.topk(count).values[-1]
+    candidates = (values >= edge).nonzero()[:, 0]
+    return candidates[values[candidates].sort(descending=True, stable=True).indices[:count]]

@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-import torch
-
 from mintbook.engine.detokenizer import Detokenizer
 from mintbook.engine.generation import Generation
-from mintbook.engine.request import Chunk, Completion, Request, StopReason
+from mintbook.engine.request import Choice, Chunk, Completion, Request, StopReason
+from mintbook.engine.sampler import Sampler
 from mintbook.model.batch import NO_ADAPTER
 from mintbook.model.kv_cache import Aside, BlockTable
 
@@ -20,7 +19,7 @@ class Sequence:
 
     generation: Generation
     detokenizer: Detokenizer
-    generator: torch.Generator
+    sampler: Sampler
     digests: tuple[bytes, ...] = ()
     """Of the whole blocks of its prompt, for the prefix cache."""
     slot: int = NO_ADAPTER
@@ -35,8 +34,8 @@ class Sequence:
     """How many blocks of its prompt the prefix cache has heard of."""
     stepped: int = 0
     """The last step that it was part of."""
-    answer: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
+    answer: list[Choice] = field(default_factory=list)
+    prompt_logprobs: list[float] = field(default_factory=list)
     heard: float = field(default_factory=time.perf_counter)
     """When it was submitted, and from its first token on, when the last one came."""
 
@@ -58,13 +57,14 @@ class Sequence:
         """The most tokens whose keys and values it can come to need."""
         return len(self.request.tokens) + self.request.sampling.max_tokens
 
-    def say(self, token: int, logprob: float | None) -> StopReason | None:
+    def say(self, choice: Choice) -> StopReason | None:
         """Add a token to the answer, hand its text on, and return why the answer ends with it, if it does."""
-        self.answer.append(token)
-        if logprob is not None:
-            self.logprobs.append(logprob)
+        token, logprob = choice.token, choice.logprob
+        self.answer.append(choice)
         if token in self.request.end_ids:
             return "end"
+        if token in self.request.sampling.stop_ids:
+            return "stop"
         self.tokens.append(token)
         text = self.detokenizer.add(token)
         self.generation.put(Chunk(text, (token,), None if logprob is None else (logprob,)))
@@ -76,12 +76,4 @@ class Sequence:
         """Hand on the text that was held back, and return the whole answer."""
         if rest := self.detokenizer.finish():
             self.generation.put(Chunk(rest, ()))
-        return Completion(
-            text=self.detokenizer.text,
-            tokens=tuple(self.answer),
-            logprobs=tuple(self.logprobs) if self.request.sampling.logprobs else None,
-            revision=self.request.revision,
-            digest=self.request.digest,
-            stop_reason=reason,
-            prompt_tokens=len(self.request.tokens),
-        )
+        return Completion.of(self.request, reason, self.detokenizer.text, self.answer, self.prompt_logprobs)

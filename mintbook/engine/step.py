@@ -7,8 +7,8 @@ import time
 import torch
 
 from mintbook.engine.counters import Ending, Tally
-from mintbook.engine.request import Completion, StopReason
-from mintbook.engine.sampler import choose
+from mintbook.engine.readout import Readout
+from mintbook.engine.request import Choice, Completion, StopReason
 from mintbook.engine.scheduler import Scheduler
 from mintbook.engine.sequence import Sequence
 from mintbook.model.batch import NO_ADAPTER, PackedBatch, Piece
@@ -57,26 +57,23 @@ class Stepper:
         sequence.generation.end(item)
 
     def _read(self, planned: Planned) -> None:
-        ready = [
-            n for n, (sequence, piece) in enumerate(planned) if piece.start + len(piece.tokens) == len(sequence.tokens)
-        ]
         try:
             batch = PackedBatch.of(
                 [piece for _, piece in planned], device=self._model.device, cache=self._scheduler.room.cache
             )
-            last = [end - 1 for end in batch.bounds[1:]]
-            keep = torch.tensor([last[n] for n in ready] or last[:1], device=self._model.device)
-            logits = self._model.logits(batch, keep)
+            readout = Readout(planned, batch.bounds)
+            logits = self._model.logits(batch, torch.tensor(readout.rows, device=self._model.device))
         except Exception as error:  # noqa: BLE001 — whoever has the fault gets it
             self._read_alone(planned, error)
             return
         for sequence, piece in planned:
             self._advance(sequence, len(piece.tokens))
         now = time.perf_counter()
-        for n, row in zip(ready, logits, strict=False):
-            sequence, _ = planned[n]
+        for sequence, choice in readout.outcomes(logits):
             try:
-                reason = self._say(sequence, row, now)
+                if isinstance(choice, Exception):
+                    raise choice
+                reason = self._say(sequence, choice, now)
             except Exception as error:  # noqa: BLE001 — it is this request's alone; the others go on
                 self.fail(sequence, error)
             else:
@@ -99,11 +96,10 @@ class Stepper:
         if sequence.kept < len(sequence.digests):
             self._scheduler.room.keep(sequence)
 
-    def _say(self, sequence: Sequence, row: torch.Tensor, now: float) -> StopReason | None:
-        token, logprob = choose(row, sequence.request, sequence.generator)
+    def _say(self, sequence: Sequence, choice: Choice, now: float) -> StopReason | None:
         timings = self._tally.next_token if sequence.answer else self._tally.first_token
         timings.add(now - sequence.heard)
         sequence.heard = now
         self._tally.tokens_generated += 1
         self._scheduler.fair.charge(sequence.tenant, generated=1)
-        return sequence.say(token, logprob)
+        return sequence.say(choice)

@@ -13,7 +13,8 @@ import torch
 
 from mintbook.config import EngineConfig, SampleConfig
 from mintbook.engine.engine import Engine
-from mintbook.engine.request import Completion, Request
+from mintbook.engine.request import Choice, Completion, Request
+from mintbook.engine.sampler import Sampler
 from mintbook.errors import CapacityError, ConfigError, MintbookError
 from mintbook.model.packed_model import PackedModel
 
@@ -151,13 +152,13 @@ def test_one_requests_fault_is_its_own(engine: Engine, monkeypatch: pytest.Monke
 
     ended = []
     good = engine.submit(ask(engine, "hello", max_tokens=30))
-    real = module.choose
+    real = Sampler.choose
 
-    def broken(row: torch.Tensor, request: Request, generator: torch.Generator) -> tuple[int, float | None]:
-        return real(row, request, generator) if request.sampling.seed != 13 else (1 // 0, None)
+    def broken(sampler: Sampler, row: torch.Tensor, likeliest: int) -> Choice:
+        return real(sampler, row, likeliest) if sampler.config.seed != 13 else Choice(1 // 0)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "choose", broken)
+        patch.setattr(Sampler, "choose", broken)
         bad = engine.submit(ask(engine, "hello", max_tokens=30, seed=13), on_end=lambda: ended.append(1))
         with pytest.raises(ZeroDivisionError):
             bad.result()

@@ -1,0 +1,70 @@
+"""Which rows of a step's logits are read: for next tokens, and for prompts whose log-probabilities are wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mintbook.engine.request import Choice
+from mintbook.engine.sampler import choose, not_finite
+from mintbook.engine.sequence import Sequence as Running
+from mintbook.errors import RunFailed
+from mintbook.model.batch import Piece
+
+_ROWS_AT_ONCE = 64
+
+
+class Readout:
+    """The rows of one step that are wanted: ``rows``, in the step's packed batch.
+
+    A sequence that is read to its end wants its last row, for the next token. One that asks for ``prompt_logprobs``
+    also wants the rows before every prompt token whose log-probability is not known yet.
+    """
+
+    def __init__(self, planned: Sequence[tuple[Running, Piece]], bounds: Sequence[int]) -> None:
+        self._speaking: list[Running] = []
+        self._reading: list[tuple[Running, tuple[int, ...]]] = []
+        last: list[int] = []
+        prompts: list[int] = []
+        for (sequence, piece), first_row in zip(planned, bounds, strict=False):
+            end = piece.start + len(piece.tokens)
+            if end == len(sequence.tokens):
+                self._speaking.append(sequence)
+                last.append(first_row + len(piece.tokens) - 1)
+            request = sequence.generation.request
+            if request.sampling.prompt_logprobs:
+                start = max(piece.start, len(sequence.prompt_logprobs))
+                targets = request.tokens[start + 1 : end + 1]
+                if targets:
+                    self._reading.append((sequence, targets))
+                    begin = first_row + start - piece.start
+                    prompts += range(begin, begin + len(targets))
+        self.rows = [*last, *prompts] or [0]  # the base computes at least one row of logits
+
+    def outcomes(self, logits: Tensor) -> list[tuple[Running, Choice | Exception]]:
+        """Return each sequence's next choice, or the error that is its alone, from the logits ``[K, V]`` of ``rows``.
+
+        Log-probabilities of prompts are added to their sequences, in place.
+        """
+        failed: list[tuple[Running, RunFailed]] = []
+        at = len(self._speaking)
+        for sequence, targets in self._reading:
+            found = _logprobs(logits[at : at + len(targets)], targets)
+            at += len(targets)
+            if bool(found.isfinite().all()):
+                sequence.prompt_logprobs += found.tolist()
+            else:
+                failed.append((sequence, not_finite(sequence.generation.request.revision)))
+        broken = {id(sequence) for sequence, _ in failed}
+        choices = choose(logits[: len(self._speaking)], [sequence.sampler for sequence in self._speaking])
+        spoken = [pair for pair in zip(self._speaking, choices, strict=True) if id(pair[0]) not in broken]
+        return [*failed, *spoken]
+
+
+def _logprobs(logits: Tensor, targets: Sequence[int]) -> Tensor:
+    """Return log_softmax(logits)[i, targets[i]] ``[n]``, in fp32 for a few rows at a time."""
+    wanted = torch.tensor(targets, device=logits.device)[:, None]
+    parts = zip(torch.split(logits, _ROWS_AT_ONCE), torch.split(wanted, _ROWS_AT_ONCE), strict=True)
+    return torch.cat([torch.log_softmax(rows.float(), dim=-1).gather(1, which)[:, 0] for rows, which in parts])

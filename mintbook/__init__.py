@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 _HOME = {
     "Adapter": "adapter",
+    "Answers": "answers",
     "Completion": "engine.request",
     "Diff": "diff.report",
     "Evaluation": "evals.report",
@@ -33,6 +34,7 @@ _HOME = {
 }
 __all__ = [
     "Adapter",
+    "Answers",
     "Completion",
     "Diff",
     "Evaluation",
@@ -51,6 +53,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from mintbook.adapter import Adapter
+    from mintbook.answers import Answers
     from mintbook.config import LoraConfig, SampleConfig, TrainConfig
     from mintbook.diff.behaviour import Probe
     from mintbook.diff.report import Diff

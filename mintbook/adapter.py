@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mintbook.answers import Answers
 from mintbook.assessment import assess
 from mintbook.comparison import compare
 from mintbook.config import SampleConfig, TrainConfig
@@ -105,6 +106,21 @@ class Adapter(Shown):
         """
         sampling = SampleConfig.from_options(**options)
         return self._runtime.complete([(self.revision(at), prompt)], sampling)[0]
+
+    def sample(self, prompt: Prompt, n: int = 4, *, at: str = "", temperature: float = 1.0, **options: Any) -> Answers:
+        """Draw ``n`` answers to one prompt in one batch; the first has the seed ``seed``, each other the next one.
+
+        ``options`` are as in `SampleConfig`; `generate` with the same and the ``seed`` of an answer draws it again.
+        """
+        sampling = SampleConfig.from_options(temperature=temperature, **options)
+        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+            raise ConfigError(f"n is {n!r}; it must be an integer, at least 1.")
+        if not sampling.temperature:
+            raise ConfigError("At temperature 0 all answers are the same. Give a temperature above 0, or use generate.")
+        revision = self.revision(at)
+        return Answers(
+            self._runtime.complete([(revision, prompt)] * n, sampling.seeded(n)), [(f"{self.name}{at}", prompt)] * n
+        )
 
     def stream(self, prompt: Prompt, *, at: str = "", **options: Any) -> Generation:
         """Return the answer in the making: iterate it for chunks of text, or ``cancel()`` it.

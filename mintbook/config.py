@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self, get_args
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from mintbook.errors import ConfigError, nearest
 
@@ -77,6 +77,9 @@ def _texts(config: object, name: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Config:
+    elsewhere: ClassVar[dict[str, str]] = {}
+    """What to do instead, for names that are looked for here and are not options."""
+
     def to_dict(self) -> dict[str, Any]:
         """Return the options as plain data, ready for JSON."""
         return asdict(self)
@@ -87,9 +90,8 @@ class _Config:
         known = [field.name for field in fields(cls)]
         for name in options:
             if name not in known:
-                raise ConfigError(
-                    f"{cls.__name__} has no option {name!r}.{nearest(name, known)} It takes: {', '.join(known)}."
-                )
+                hint = cls.elsewhere.get(name) or nearest(name, known)
+                raise ConfigError(f"{cls.__name__} has no option {name!r}.{hint} It takes: {', '.join(known)}.")
         return cls(**options)
 
 
@@ -206,6 +208,10 @@ class SampleConfig(_Config):
     natural, and those of the distribution before all of this: ``log_softmax(l)``.
     """
 
+    elsewhere: ClassVar[dict[str, str]] = {
+        "n": " For several answers to one prompt: adapter.sample(prompt, n).",
+        "max_new_tokens": " It is called 'max_tokens' here.",
+    }
     max_tokens: int = 64
     temperature: float = 0.0
     """0 is greedy: always the most likely token. Otherwise at least 0.001."""
@@ -251,6 +257,10 @@ class SampleConfig(_Config):
             _flag(self, name)
         object.__setattr__(self, "stop", _texts(self, "stop"))
         object.__setattr__(self, "stop_ids", _token_ids(self, "stop_ids"))
+
+    def seeded(self, count: int) -> list[Self]:
+        """Return ``count`` copies of the options, their seeds counting up from ``seed``."""
+        return [replace(self, seed=self.seed + i) for i in range(count)]
 
     @property
     def needs_whole_prompt(self) -> bool:

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mintbook.adapter import Adapter
+from mintbook.answers import Answers
 from mintbook.config import SampleConfig
 from mintbook.display import Card, Facts, Note, Table
 from mintbook.display.quantity import Value, bytes_text, number_text
 from mintbook.display.shown import Shown
-from mintbook.engine.request import Completion
 from mintbook.runtime import Prompt, Runtime
 from mintbook.store.revisions import Revision
 
@@ -48,17 +48,18 @@ class Fleet(Shown):
         """One row per record, read lazily: a filter or a head reads only what it needs."""
         return self._runtime.store.catalog()
 
-    def generate(self, asks: Sequence[tuple[Adapter | str | None, Prompt]], **options: Any) -> list[Completion]:
-        """Answer prompts for many adapters in shared batches.
+    def generate(self, asks: Sequence[tuple[Adapter | str | None, Prompt]], **options: Any) -> Answers:
+        """Answer prompts for many adapters in shared batches; the answers show themselves as a table.
 
         An ask is (adapter or reference, prompt): ``("alice", p)``, ``("bob@3", p)``, and ``(None, p)`` for the plain
-        base. ``options`` are the fields of `SampleConfig`; ``seed`` counts up from the given one, ask by ask. Every
-        answer says in ``.revision`` which revision gave it. Raises `UnknownReference` before anything runs when a
-        reference names nothing.
+        base. Revisions of one adapter may stand side by side, and one ask may come several times. ``options`` are the
+        fields of `SampleConfig`; ``seed`` counts up from the given one, ask by ask. Every answer says in ``.revision``
+        which revision gave it. Raises `UnknownReference` before anything runs when a reference names nothing.
         """
         sampling = SampleConfig.from_options(**options)
-        configs = [SampleConfig(**{**sampling.to_dict(), "seed": sampling.seed + i}) for i in range(len(asks))]
-        return self._runtime.complete([(self._revision(who), prompt) for who, prompt in asks], configs)
+        found = [(self._revision(who), prompt) for who, prompt in asks]
+        completions = self._runtime.complete(found, sampling.seeded(len(asks)))
+        return Answers(completions, [(_name(who), prompt) for who, prompt in asks])
 
     def card(self) -> Card:
         """Return the fleet as a table of its first records, with what is loaded now."""
@@ -97,3 +98,7 @@ class Fleet(Shown):
 
     def __repr__(self) -> str:
         return f"<Fleet · {len(self)} adapters · {self._runtime.base.name}>"
+
+
+def _name(who: Adapter | str | None) -> str:
+    return "base" if who is None else who.name if isinstance(who, Adapter) else who

@@ -19,7 +19,7 @@ FLOORS = [  # the ground floor first; rooms of one floor are blind to each other
     ["model"],
     ["engine"],
     ["train", "serve", "diff", "evals"],
-    ["runtime", "run", "training_run", "comparison", "assessment", "peft_import", "resident", "adapter"],
+    ["runtime", "run", "training_run", "comparison", "assessment", "peft_import", "resident", "answers", "adapter"],
     ["fleet"],
     ["session"],
     ["studies", "notebook", "bench"],

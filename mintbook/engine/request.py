@@ -52,7 +52,8 @@ class Completion:
     ``revision`` names what answered, ``alice@3`` or ``base``, and ``digest`` is its sha256: a name can come to mean
     something else, a digest cannot.
     ``stop_reason`` is ``end`` (the model ended its turn), ``stop`` (a stop text or stop token), ``length``
-    (max_tokens) or ``cancelled``. ``seed`` gives the same answer again, under the same options.
+    (max_tokens) or ``cancelled``. ``seed`` draws the same answer again, under the same options; ``None`` at
+    temperature 0, where nothing is drawn.
 
     Log-probabilities are natural, under the unmodified distribution, and ``None`` where they were not asked for:
     ``logprobs`` has one per token; ``top_logprobs`` has the likeliest ``(token, logprob)`` at the place of every token;
@@ -66,7 +67,7 @@ class Completion:
     digest: str
     stop_reason: StopReason
     prompt_tokens: int
-    seed: int = 0
+    seed: int | None = None
     logprobs: tuple[float, ...] | None = None
     top_logprobs: tuple[Ranked, ...] | None = None
     prompt_logprobs: tuple[float, ...] | None = None
@@ -89,7 +90,7 @@ class Completion:
             digest=request.digest,
             stop_reason=reason,
             prompt_tokens=len(request.tokens),
-            seed=sampling.seed,
+            seed=sampling.seed if sampling.temperature else None,
             logprobs=tuple(c.logprob for c in choices if c.logprob is not None) if sampling.logprobs else None,
             top_logprobs=tuple(choice.top for choice in choices) if sampling.top_logprobs else None,
             prompt_logprobs=tuple(prompt_logprobs) if sampling.prompt_logprobs else None,

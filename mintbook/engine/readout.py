@@ -10,7 +10,6 @@ from torch import Tensor
 from mintbook.engine.request import Choice
 from mintbook.engine.sampler import choose, not_finite
 from mintbook.engine.sequence import Sequence as Running
-from mintbook.errors import RunFailed
 from mintbook.model.batch import Piece
 
 _ROWS_AT_ONCE = 64
@@ -48,23 +47,26 @@ class Readout:
 
         Log-probabilities of prompts are added to their sequences, in place.
         """
-        failed: list[tuple[Running, RunFailed]] = []
+        failed: list[tuple[Running, Exception]] = []
         at = len(self._speaking)
         for sequence, targets in self._reading:
-            found = _logprobs(logits[at : at + len(targets)], targets)
+            rows = logits[at : at + len(targets)]
             at += len(targets)
-            if bool(found.isfinite().all()):
-                sequence.prompt_logprobs += found.tolist()
-            else:
-                failed.append((sequence, not_finite(sequence.generation.request.revision)))
+            try:
+                sequence.prompt_logprobs += _logprobs(rows, targets, sequence.generation.request.revision)
+            except Exception as error:  # noqa: BLE001 — it is this request's alone; the others go on
+                failed.append((sequence, error))
         broken = {id(sequence) for sequence, _ in failed}
         choices = choose(logits[: len(self._speaking)], [sequence.sampler for sequence in self._speaking])
         spoken = [pair for pair in zip(self._speaking, choices, strict=True) if id(pair[0]) not in broken]
         return [*failed, *spoken]
 
 
-def _logprobs(logits: Tensor, targets: Sequence[int]) -> Tensor:
-    """Return log_softmax(logits)[i, targets[i]] ``[n]``, in fp32 for a few rows at a time."""
+def _logprobs(logits: Tensor, targets: Sequence[int], revision: str) -> list[float]:
+    """Return log_softmax(logits)[i, targets[i]], in fp32 for a few rows at a time; raise as `choose` says."""
     wanted = torch.tensor(targets, device=logits.device)[:, None]
     parts = zip(torch.split(logits, _ROWS_AT_ONCE), torch.split(wanted, _ROWS_AT_ONCE), strict=True)
-    return torch.cat([torch.log_softmax(rows.float(), dim=-1).gather(1, which)[:, 0] for rows, which in parts])
+    found = torch.cat([torch.log_softmax(rows.float(), dim=-1).gather(1, which)[:, 0] for rows, which in parts])
+    if not bool(found.isfinite().all()):
+        raise not_finite(revision)
+    return found.tolist()

@@ -148,8 +148,6 @@ def test_a_failing_step_fails_its_requests_and_the_loop_lives_on(
 
 
 def test_one_requests_fault_is_its_own(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    import mintbook.engine.step as module
-
     ended = []
     good = engine.submit(ask(engine, "hello", max_tokens=30))
     real = Sampler.choose

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 
 from mintbook.config import EngineConfig, SampleConfig
 from mintbook.engine.engine import Engine
-from mintbook.engine.request import Request
+from mintbook.engine.request import Completion, Request
 from mintbook.errors import RunFailed
 from mintbook.model.batch import PackedBatch
 from mintbook.model.packed_model import PackedModel
@@ -101,3 +103,41 @@ def test_a_draw_is_bit_for_bit_the_same_alone_and_among_32(engine: Engine) -> No
     assert among.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
     for generation in others:
         generation.result()
+
+
+def test_a_prompt_that_is_scored_is_read_whole_though_it_is_kept(engine: Engine) -> None:
+    plain = replace(ask(engine, "a beginning that many share: " * 3, max_tokens=2), cache_key="base")
+    scored = replace(plain, sampling=SampleConfig(max_tokens=2, prompt_logprobs=True))
+    engine.submit(plain).result()
+    answers = [engine.submit(scored).result() for _ in range(2)]
+    assert answers[0].prompt_logprobs is not None
+    assert len(answers[0].prompt_logprobs) == len(plain.tokens) - 1
+    assert answers[1] == answers[0]
+
+
+def test_what_is_set_aside_goes_on_drawing_as_if_it_had_not_been(
+    tiny_model: PackedModel, tiny_tokenizer: object
+) -> None:
+    engine = Engine(tiny_model, tiny_tokenizer, EngineConfig(kv_tokens=128, prefill_tokens=32))
+    options = {"max_tokens": 60, "temperature": 1.0, "frequency_penalty": 0.5, "prompt_logprobs": True}
+    requests = [ask(engine, "what is a boat?", seed=seed, **options) for seed in range(4)]
+    alone = [engine.submit(request).result() for request in requests]
+    together = [g.result() for g in [engine.submit(request) for request in requests]]
+    assert engine.counters().preemptions > 0
+    assert [a.tokens for a in together] == [a.tokens for a in alone]
+    for a, b in zip(together, alone, strict=True):
+        assert a.prompt_logprobs == pytest.approx(b.prompt_logprobs, abs=1e-4)
+    engine.close()
+
+
+def test_an_awaited_answer_has_all_that_was_asked_for(engine: Engine) -> None:
+    request = ask(engine, "hello", max_tokens=3, temperature=1.0, seed=4, top_logprobs=2, prompt_logprobs=True)
+
+    async def answer() -> Completion:
+        return await engine.submit(request)
+
+    found = asyncio.run(answer())
+    assert found == engine.submit(request).result()
+    assert found.seed == 4
+    assert found.top_logprobs is not None
+    assert [len(top) for top in found.top_logprobs] == [2, 2, 2]

@@ -67,7 +67,7 @@ class Fleet(Shown):
         if not count:
             return Card("Fleet", "no adapters yet", [Note("Make one with session.adapter('name').")])
         bank = self._runtime.engine.model.bank
-        loaded = len(self._runtime.residency.resident_digests())
+        loaded = self._runtime.residency.counters().hot
         facts = [
             ("adapters", number_text(count)),
             (

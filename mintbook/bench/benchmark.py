@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from mintbook.bench.machine import Machine
-from mintbook.bench.row import Row
+from mintbook.bench.row import EVERY, Row
 from mintbook.display import Block, Card, Facts, Note, Table
-from mintbook.display.quantity import Value
+from mintbook.display.quantity import Value, number_text
 from mintbook.display.shown import Shown
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ class Benchmark(Shown):
         facts = [("machine", self.machine.machine), ("versions", self.machine.versions), ("date", self.machine.date)]
         facts += [("commit", self.machine.commit)] if self.machine.commit else []
         facts += [(f"without {name}", reason) for name, reason in self.skipped.items()]
+        facts += [(row.metric, f"{number_text(row.value)} {row.unit}") for row in self.rows if row.case == EVERY]
         facts += [("rows kept in", self.kept_in)] if self.kept_in else []
         blocks: list[Block] = [Note(self.protocol), Facts(facts), self._ratio_table(), self._case_table()]
         return Card(f"bench {self.name}", "mintbook", blocks)
@@ -125,9 +126,10 @@ class Benchmark(Shown):
         return Table(("ratio", "value", "target (stretch)", "verdict"), rows, limit=ROWS_SHOWN)
 
     def _case_table(self) -> Table:
-        metrics = list(dict.fromkeys(f"{row.metric}, {row.unit}" for row in self.rows))
+        rows_of_cases = [row for row in self.rows if row.case != EVERY]
+        metrics = list(dict.fromkeys(f"{row.metric}, {row.unit}" for row in rows_of_cases))
         cells: dict[tuple[str, str], dict[str, float]] = {}
-        for row in self.rows:
+        for row in rows_of_cases:
             cells.setdefault((row.case, row.side), {})[f"{row.metric}, {row.unit}"] = row.value
         rows: list[list[Value]] = [
             [case, side, *(found.get(metric) for metric in metrics)] for (case, side), found in cells.items()

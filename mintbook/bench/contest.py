@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from mintbook.bench.batch import Answer, Batch, Side
 from mintbook.bench.reference import Claim, Reference
-from mintbook.bench.row import Row
+from mintbook.bench.row import EVERY, Row
 from mintbook.bench.timing import Timing, cpu_ms, cpu_ratio, interleaved, wall_ms, wall_ratio
 
 Part = Literal["prefill", "step"]
@@ -64,6 +64,10 @@ class Contest:
         self.rounds = rounds
         self.checked = checked
         self.say = say
+        self.held = 0
+        """Answers that were held against the reference so far."""
+        self.gap = 0.0
+        """The largest gap among them, in nats."""
 
     def hold(self, entries: Mapping[Entry, tuple[Side, Batch]]) -> Times:
         """Return the rounds of every entry; raise `MintbookError` when an answer is wrong.
@@ -75,7 +79,7 @@ class Contest:
         for entry, (side, batch) in entries.items():
             self.say(f"warming up: {entry}")
             claims |= dict.fromkeys(self._claims(entry, batch, side.answer(batch)))
-        self.reference.check(list(claims), self.say)
+        self._check(list(claims))
         later: dict[Claim, None] = {}
 
         def measure(entry: Entry) -> Timing:
@@ -85,8 +89,17 @@ class Contest:
             return answer.prefill if self.part == "prefill" else answer.step
 
         times = interleaved({entry: partial(measure, entry) for entry in entries}, self.rounds, self.say)
-        self.reference.check([claim for claim in later if claim not in claims], self.say)
+        self._check([claim for claim in later if claim not in claims])
         return times
+
+    def rows(self) -> list[Row]:
+        """Return what the checks found."""
+        held = Row(EVERY, EVERY, "answers held against the reference", self.held, "answers")
+        return [held, Row(EVERY, EVERY, "largest gap to the reference", self.gap, "nats")]
+
+    def _check(self, claims: list[Claim]) -> None:
+        self.gap = max(self.gap, self.reference.check(claims, self.say))
+        self.held += len(claims)
 
     def _claims(self, entry: Entry, batch: Batch, answer: Answer) -> list[Claim]:
         last, count = len(batch.prompts) - 1, min(self.checked, len(batch.prompts))

@@ -116,7 +116,7 @@ class Decode:
                     side = EngineSide(sides.engine, [-1] * len(ranks) + slots)
                     numbers = range(len(ranks), len(ranks) + len(mixed))
                     times |= contest.hold(dict(_of_engine(plan.mixed, side, numbers, plan.steps, sides.vocabulary)))
-            rows = [*rows_of(times, lambda case: case.batch, "step"), *_merged_rows(times)]
+            rows = [*rows_of(times, lambda case: case.batch, "step"), *_merged_rows(times), *contest.rows()]
             return Findings(rows, _ratios(times), sides.skipped, sides.versions)
 
 

@@ -82,9 +82,11 @@ def _commit() -> str:
     if not in_checkout():
         return ""
     git = ["git", "-C", str(ROOT)]
+    code = ["--", ".", ":(exclude)kernels/benchmarks/results"]  # the rows that this very run may add to
     try:
         head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+        status = [*git, "status", "--porcelain", "-uno", *code]
+        changed = subprocess.run(status, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return ""
     return head.stdout.strip() + ("+changes" if changed.stdout.strip() else "")

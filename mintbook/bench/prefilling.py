@@ -54,7 +54,7 @@ class Prefill:
             engine = EngineSide(sides.engine, slots)
             engine.check_base_rows(Batch.random(8, 32, adapters=range(8), steps=3, vocabulary=sides.vocabulary))
             times = contest.hold(dict(_entries(sides, engine)))
-            rows = rows_of(times, lambda case: case.batch * case.length, "prefill")
+            rows = [*rows_of(times, lambda case: case.batch * case.length, "prefill"), *contest.rows()]
             return Findings(rows, _ratios(times), sides.skipped, sides.versions)
 
 

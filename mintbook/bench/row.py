@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+EVERY = "every"
+"""The case and the side of a number that belongs to a whole run."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:

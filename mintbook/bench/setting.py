@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mintbook.errors import ConfigError
@@ -18,8 +18,8 @@ class Setting:
     base: str | Path | None = None
     """``None`` for SmolLM2-135M-Instruct, a model folder, or a hub id."""
     dtype: str = "bfloat16"
-    threads: int = 2
-    """Threads of every side; at most the processors that this process may use."""
+    threads: int = field(default_factory=lambda: min(2, processors()))
+    """Threads of every side, 2 where there are as many; at most the processors that this process may use."""
     vllm: str | Path | None = None
     """``None``: the environment that ``install`` made, if it is there; the folder of another; ``"install"``, which
     makes it first; or ``"off"``."""
@@ -27,6 +27,10 @@ class Setting:
     """Folder of the rows; ``None``: that of the checkout, ``mintbook-bench`` elsewhere, and for a quick run nowhere."""
 
     def __post_init__(self) -> None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        if not 1 <= self.threads <= cores:
-            raise ConfigError(f"threads is {self.threads!r}; this process may use 1 to {cores} processors.")
+        if not 1 <= self.threads <= processors():
+            raise ConfigError(f"threads is {self.threads!r}; this process may use 1 to {processors()} processors.")
+
+
+def processors() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -91,7 +91,7 @@ def open_sides(
         try:
             peers["peft"] = PeftSide(load_plain(base.folder, setting.dtype), pages[:served])
         except ImportError as error:
-            skipped["peft"] = f"it is not installed ({error})"
+            skipped["peft"] = f"it is not installed ({error}); pip install 'mintbook[bench]' has it"
         say("opening the reference")
         reference = Reference(base.folder, pages, setting.dtype)
         sides = Sides(base, engine, pages, reference, peers, skipped)

@@ -54,7 +54,9 @@ def test_a_ratio_is_that_of_the_rows_within_rounding_of_medians(result: Benchmar
 def test_the_rows_are_kept_with_machine_and_commit(result: Benchmark, out: Path) -> None:
     kept = pl.read_csv(out / "decode.csv")
     assert tuple(kept.columns) == COLUMNS and len(kept) == len(result.rows) == len(result.frame)
-    assert set(kept["side"]) == {"mintbook", "transformers", "peft", "merged"}
+    assert set(kept["side"]) == {"mintbook", "transformers", "peft", "merged", "every"}
+    (held,) = kept.filter(metric="answers held against the reference")["value"]
+    assert held >= 20
     assert "threads" in kept["machine"][0] and "torch" in kept["versions"][0] and kept["date"][0].startswith("20")
     assert result.kept_in == str(out / "decode.csv")
 

@@ -25,7 +25,7 @@ def tiny_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_base(tmp_path_factory.mktemp("base") / "tiny")
 
 
-def load_tiny(folder: Path, dtype: torch.dtype) -> PackedModel:
+def load_tiny(folder: Path, dtype: torch.dtype, *, batch_invariant: bool = False) -> PackedModel:
     from transformers import AutoModelForCausalLM
 
     from mintbook.model.fidelity import check_fidelity
@@ -33,7 +33,7 @@ def load_tiny(folder: Path, dtype: torch.dtype) -> PackedModel:
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval().requires_grad_(False)
     check_fidelity(model, model.config.vocab_size)
-    return PackedModel(model, slot_rows=64)
+    return PackedModel(model, slot_rows=64, batch_invariant=batch_invariant)
 
 
 @pytest.fixture

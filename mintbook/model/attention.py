@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from mintbook_kernels import paged_attention
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from mintbook.errors import BaseUnsupported
 from mintbook.model.batch import PackedBatch
+from mintbook.model.kv_cache import BLOCK, KVCache
 
 NAME = "mintbook_packed"
 UNSUPPORTED = {
@@ -34,8 +36,9 @@ def packed_attention(
     """Attend within each sequence of ``packed``, causally, to its cached tokens and its own.
 
     ``query [1, Q, T, D]``, ``key`` and ``value [1, K, T, D]`` (Q heads share K ≤ Q key-value heads) → ``[1, T, Q, D]``.
-    New keys and values are written to the batch's cache, in place. Each sequence is a call of its own, so its bits do
-    not depend on its neighbours. Raises `BaseUnsupported` for an option that this attention does not compute.
+    New keys and values are written to the batch's cache, in place. Sequences that bring one token to the cache are one
+    call together, in which no row's bits depend on the others; each other sequence is a call of its own. Raises
+    `BaseUnsupported` for an option that this attention does not compute.
     """
     for option, meaning in UNSUPPORTED.items():
         if model_options.get(option) is not None:
@@ -43,22 +46,40 @@ def packed_attention(
                 f"This base uses {meaning} ({option}={model_options[option]!r:.60}), which the packed forward does not "
                 "compute. Choose a base with plain causal attention."
             )
-    scaling: float | None = model_options.get("scaling")
+    scaling = model_options.get("scaling") or query.shape[-1] ** -0.5
+    if packed.cache is None:
+        spans = zip(packed.bounds, packed.bounds[1:], strict=False)
+        parts = [_attend(query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], scaling) for a, b in spans]
+        return torch.cat(parts, dim=2).transpose(1, 2), None
     layer: int = module.layer_idx  # type: ignore[assignment]
-    out = []
-    for piece, place, start, end in zip(packed.pieces, packed.places, packed.bounds, packed.bounds[1:], strict=False):
-        q, k, v = query[:, :, start:end], key[:, :, start:end], value[:, :, start:end]
-        if packed.cache is not None and place is not None:
-            packed.cache.write(layer, place.new, k[0].transpose(0, 1), v[0].transpose(0, 1))
-            if piece.start:
-                k, v = (t.transpose(0, 1)[None] for t in packed.cache.read(layer, place.seen))
-        out.append(_attend(q, k, v, scaling))
-    return torch.cat(out, dim=2).transpose(1, 2), None
+    packed.cache.write(layer, packed.write_rows, key[0].transpose(0, 1), value[0].transpose(0, 1))
+    return _attend_to_cache(packed, packed.cache, layer, query, scaling)[None], None
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, scaling: float | None) -> Tensor:
+def _attend_to_cache(packed: PackedBatch, cache: KVCache, layer: int, query: Tensor, scaling: float) -> Tensor:
+    """Return ``[T, Q, D]``; the batch's own keys and values have been written."""
+    keys, values = cache.layer(layer)
+    rows = query[0].transpose(0, 1)
+    if packed.decodes:
+        decoding = rows if packed.decode_only else rows[packed.decode_rows]
+        found = paged_attention(decoding, keys, values, packed.tables, packed.seen, block=BLOCK, scale=scaling)
+        if packed.decode_only:
+            return found
+    out = rows.new_empty((*rows.shape[:2], values.shape[-1]))
+    if packed.decodes:
+        out[packed.decode_rows] = found
+    for piece, start, end in zip(packed.pieces, packed.bounds, packed.bounds[1:], strict=False):
+        if piece.table is not None and end - start > 1:
+            seen = piece.table.rows(0, piece.start + end - start, rows.device)
+            k, v = (t.transpose(0, 1)[None] for t in cache.read(layer, seen))
+            out[start:end] = _attend(query[:, :, start:end], k, v, scaling)[0].transpose(0, 1)
+    return out
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
+    """Return ``[1, Q, n, D]`` for the last n tokens of one sequence."""
     if q.device.type == "cpu" and torch.is_grad_enabled() and q.requires_grad:
-        return _attend_by_products(q, k, v, q.shape[-1] ** -0.5 if scaling is None else scaling)
+        return _attend_by_products(q, k, v, scaling)
     new, seen = q.shape[2], k.shape[2]
     mask = None
     if 1 < new < seen:

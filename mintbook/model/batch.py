@@ -29,22 +29,6 @@ class Piece:
     table: BlockTable | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Place:
-    """Rows of the KV cache: those that a piece writes, and all that it attends to; the same for every layer."""
-
-    new: Tensor | slice
-    seen: Tensor | slice
-
-    @classmethod
-    def of(cls, piece: Piece, device: torch.device) -> Place | None:
-        """Return where a piece's tokens lie, or ``None`` when it uses no cache."""
-        if piece.table is None:
-            return None
-        end = piece.start + len(piece.tokens)
-        return cls(piece.table.rows(piece.start, end, device), piece.table.rows(0, end, device))
-
-
 @dataclass(frozen=True, eq=False)
 class PackedBatch:
     """Tokens of several sequences in one flat list.
@@ -58,9 +42,8 @@ class PackedBatch:
     row_slots: Tensor
     bounds: tuple[int, ...]
     pieces: tuple[Piece, ...]
-    places: tuple[Place | None, ...]
-    """Where each piece's keys and values lie in ``cache``; ``None`` for a piece without a table."""
     cache: KVCache | None
+    """Where every piece has its table, or ``None`` where nothing is cached, as in training."""
 
     @classmethod
     def of(cls, pieces: Sequence[Piece], *, device: torch.device, cache: KVCache | None = None) -> PackedBatch:
@@ -75,13 +58,12 @@ class PackedBatch:
             row_slots=torch.tensor(row_slots, dtype=torch.int32, device=device),
             bounds=tuple(accumulate(lengths, initial=0)),
             pieces=tuple(pieces),
-            places=tuple(Place.of(piece, device) for piece in pieces),
             cache=cache,
         )
 
     @cached_property
     def write_rows(self) -> Tensor:
-        """Where in ``cache`` the batch's own keys and values lie, ``[T]``; every piece must have a table."""
+        """Where in ``cache`` the batch's own keys and values lie, ``[T]``."""
         rows = [
             piece.table.row(at)
             for piece in self.pieces
@@ -89,6 +71,30 @@ class PackedBatch:
             for at in range(piece.start, piece.start + len(piece.tokens))
         ]
         return torch.tensor(rows, device=self.tokens.device)
+
+    @cached_property
+    def decodes(self) -> tuple[int, ...]:
+        """The B pieces that bring one token to the cache: their attention is one call."""
+        return () if self.cache is None else tuple(i for i, piece in enumerate(self.pieces) if len(piece.tokens) == 1)
+
+    @cached_property
+    def decode_rows(self) -> Tensor:
+        """The rows of the `decodes` ``[B]``."""
+        return torch.tensor([self.bounds[i] for i in self.decodes], device=self.tokens.device)
+
+    @cached_property
+    def tables(self) -> Tensor:
+        """The block numbers of the `decodes`, ``[B, M]`` int32; those beyond a sequence's length mean nothing."""
+        blocks = [table.blocks for i in self.decodes if (table := self.pieces[i].table) is not None]
+        most = max(len(row) for row in blocks)
+        rows = [row + row[:1] * (most - len(row)) for row in blocks]
+        return torch.tensor(rows, dtype=torch.int32, device=self.tokens.device)
+
+    @cached_property
+    def seen(self) -> Tensor:
+        """How many tokens each of the `decodes` attends to, its own counted, ``[B]`` int32."""
+        lengths = [self.pieces[i].start + 1 for i in self.decodes]
+        return torch.tensor(lengths, dtype=torch.int32, device=self.tokens.device)
 
     @property
     def decode_only(self) -> bool:

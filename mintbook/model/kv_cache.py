@@ -151,6 +151,10 @@ class KVCache:
         keys[rows] = key
         values[rows] = value
 
+    def layer(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return all keys and all values ``[capacity, K, D]`` of one layer."""
+        return self._layers[layer]
+
     def read(self, layer: int, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Return keys and values ``[T, K, D]`` of one layer: views when ``rows`` is a slice, copies otherwise."""
         keys, values = self._layers[layer]

@@ -50,7 +50,9 @@ def crowd(tiny_base_folder: Path, tiny_tokenizer: object) -> Crowd:
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_requests_that_crowd_each_other_answer_as_they_do_alone(crowd: Crowd, tiny_tokenizer: object, name: str) -> None:
+def test_requests_that_crowd_each_other_answer_as_they_do_alone(
+    crowd: Crowd, tiny_tokenizer: object, name: str
+) -> None:
     draw = random.Random(name)
     engine = Engine(crowd.model, tiny_tokenizer, EngineConfig(**RULES[name]))
     engine.cache.side_by_side = name != "shared blocks"

@@ -86,7 +86,7 @@ def test_every_way_to_pick_rows_matches(slots: list[int]) -> None:
 @pytest.mark.parametrize("slots", [[0, 1, 2, 1, -1], [1, 0, 0, 1], [2, 2, 2]])
 def test_slots_that_use_their_whole_pages_match(slots: list[int], gap: int, dtype: torch.dtype) -> None:
     whole = (4, 6, 3)
-    check(make_case(torch.tensor(slots, device=DEVICE), dtype, ranks=(whole,) * 3, page_ranks=whole, gap=gap), "cpu")
+    check(make_case(torch.tensor(slots, device=DEVICE), dtype, ranks=(whole,) * 3, page_ranks=whole, gap=gap), "torch")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -124,7 +124,7 @@ def test_an_adapter_of_nan_spoils_only_its_own_rows(backend: str) -> None:
     its = slice(int(case.factors.start[5]), int(case.factors.start[5]) + 33)
     for a, b in zip(case.factors.a, case.factors.b, strict=True):
         a[its] = float("nan")
-        if backend == "triton":
+        if backend != "torch":
             b[its] = float("nan")
     spoilt, others = forward(case, backend), case.slots != 5
     assert spoilt[~others].isnan().all()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 import torch
@@ -35,6 +35,21 @@ class Factors:
     """``[J, S]`` int32: the slot's true rank at that linear; 0 where the slot leaves it alone."""
     scale: Tensor
     """``[J, S]`` fp32."""
+    # Every call of an op asks for the following, hundreds of times a second: they are written down, not computed.
+    slots: int = field(init=False, repr=False)
+    """S, the number of slots of the bank."""
+    targets: int = field(init=False, repr=False)
+    """J, the number of linears that share the input."""
+    in_features: int = field(init=False, repr=False)
+    """H, the width of the input."""
+    out_features: tuple[int, ...] = field(init=False, repr=False)
+    """O_j, the width of each target's output."""
+    columns: tuple[int, ...] = field(init=False, repr=False)
+    """The J + 1 offsets 0, O_0, O_0 + O_1, … of the targets' outputs in y."""
+    dtype: torch.dtype = field(init=False, repr=False)
+    """The precision of the bank."""
+    device: torch.device = field(init=False, repr=False)
+    """The device of the bank."""
 
     def __post_init__(self) -> None:
         banks = (*self.a, *self.b)
@@ -56,6 +71,18 @@ class Factors:
                 f"The numbers of one rank-row must lie side by side (last stride 1) in rows of one bank; the strides "
                 f"are {sorted(strides)}. Pass column slices of one row-major bank."
             )
+        out_features = tuple(b.shape[1] for b in self.b)
+        written: dict[str, object] = {
+            "slots": self.start.numel(),
+            "targets": len(self.a),
+            "in_features": self.a[0].shape[1],
+            "out_features": out_features,
+            "columns": tuple(accumulate(out_features, initial=0)),
+            "dtype": self.a[0].dtype,
+            "device": self.a[0].device,
+        }
+        for name, value in written.items():
+            object.__setattr__(self, name, value)
         self._check_tables()
 
     def _check_tables(self) -> None:
@@ -71,38 +98,3 @@ class Factors:
                     f"{name} must be {list(shape)} {dtype} without gaps; it is {list(table.shape)} {table.dtype} with "
                     f"strides {table.stride()}."
                 )
-
-    @property
-    def slots(self) -> int:
-        """S, the number of slots of the bank."""
-        return self.start.numel()
-
-    @property
-    def targets(self) -> int:
-        """J, the number of linears that share the input."""
-        return len(self.a)
-
-    @property
-    def in_features(self) -> int:
-        """H, the width of the input."""
-        return self.a[0].shape[1]
-
-    @property
-    def out_features(self) -> tuple[int, ...]:
-        """O_j, the width of each target's output."""
-        return tuple(b.shape[1] for b in self.b)
-
-    @property
-    def columns(self) -> tuple[int, ...]:
-        """The J + 1 offsets 0, O_0, O_0 + O_1, … of the targets' outputs in y."""
-        return tuple(accumulate(self.out_features, initial=0))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The precision of the bank."""
-        return self.a[0].dtype
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the bank."""
-        return self.a[0].device

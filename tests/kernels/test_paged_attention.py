@@ -195,6 +195,7 @@ def test_operands_that_do_not_fit_are_refused() -> None:
     call = make_call(torch.float32)
     for wrong, said in (
         ({"q": call.q[:, :4]}, "Q a multiple of K"),
+        ({"keys": call.keys[:, :0], "values": call.values[:, :0]}, "Q a multiple of K"),
         ({"lengths": call.lengths[:2]}, r"lengths \[B\]"),
         ({"tables": call.tables.long()}, "int32"),
         ({"q": call.q.bfloat16()}, "one precision"),

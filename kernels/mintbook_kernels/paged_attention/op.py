@@ -54,7 +54,8 @@ def _check(q: Tensor, keys: Tensor, values: Tensor, tables: Tensor, lengths: Ten
         len(shape) != 3
         or values.shape != shape
         or shape[2] != size
-        or heads % max(shape[1], 1)
+        or shape[1] < 1
+        or heads % shape[1]
         or tables.ndim != 2
         or tables.shape[0] != sequences
         or lengths.shape != (sequences,)

@@ -10,6 +10,8 @@ from contextlib import suppress
 from mintbook.engine.request import Chunk, Completion, Request
 from mintbook.errors import MintbookError
 
+Waiter = tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]
+
 
 class Generation:
     """An answer in the making: iterate it for its chunks, ask for its `result`, or ``await`` it.
@@ -27,8 +29,11 @@ class Generation:
         self._on_end = on_end
         self._chunks: list[Chunk] = []
         self._end: Completion | BaseException | None = None
-        self._changed = threading.Condition()
-        self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
+        self._ended = threading.Condition(lock)  # apart, so that a token wakes no one who waits for the end
+        self._waiters: list[Waiter] = []
+        self._end_waiters: list[Waiter] = []
 
     @property
     def done(self) -> bool:
@@ -62,8 +67,8 @@ class Generation:
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for the end, but not longer than ``timeout_s``; return whether it has come."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self.done, timeout_s)
+        with self._ended:
+            return self._ended.wait_for(lambda: self.done, timeout_s)
 
     def result(self, timeout: float | None = None) -> Completion:
         """Wait for the whole answer.
@@ -83,8 +88,11 @@ class Generation:
 
     def put(self, chunk: Chunk) -> None:
         """Hand on a chunk (the engine calls this)."""
-        self._chunks.append(chunk)
-        self._tell()
+        with self._changed:
+            self._chunks.append(chunk)
+            self._changed.notify_all()
+            waiters, self._waiters = self._waiters, []
+        _wake_all(waiters)
 
     def end(self, item: Completion | BaseException) -> None:
         """Hand on the answer or an error; ``on_end`` runs before anyone hears of it (the engine calls this, once)."""
@@ -92,8 +100,12 @@ class Generation:
             self._on_end()
         except Exception as error:  # noqa: BLE001 — it is this request's alone, and its consumers get it
             item = error
-        self._end = item
-        self._tell()
+        with self._changed:
+            self._end = item
+            self._changed.notify_all()
+            self._ended.notify_all()
+            waiters, self._waiters, self._end_waiters = [*self._waiters, *self._end_waiters], [], []
+        _wake_all(waiters)
 
     def _answer(self) -> Completion:
         if isinstance(self._end, BaseException):
@@ -104,35 +116,35 @@ class Generation:
 
     async def _awaited(self) -> Completion:
         try:
-            while await self._more(len(self._chunks)):
-                pass
+            await self._until(lambda: self.done, end_only=True)
         finally:
             self._leave()
         return self._answer()
 
     async def _more(self, at: int) -> bool:
         """Wait until there is a chunk number ``at`` or the end, and return whether there is such a chunk."""
-        while len(self._chunks) <= at and not self.done:
-            loop = asyncio.get_running_loop()
+        await self._until(lambda: len(self._chunks) > at or self.done, end_only=False)
+        return len(self._chunks) > at
+
+    async def _until(self, holds: Callable[[], bool], *, end_only: bool) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
             waiter = loop.create_future()
             with self._changed:
-                if len(self._chunks) > at or self.done:
-                    break
-                self._waiters.append((loop, waiter))
+                if holds():
+                    return
+                (self._end_waiters if end_only else self._waiters).append((loop, waiter))
             await waiter
-        return len(self._chunks) > at
 
     def _leave(self) -> None:
         if not self.done:
             self.cancel()
 
-    def _tell(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
-            waiters, self._waiters = self._waiters, []
-        for loop, waiter in waiters:
-            with suppress(RuntimeError):  # the loop is closed: nobody waits there any more
-                loop.call_soon_threadsafe(_wake, waiter)
+
+def _wake_all(waiters: list[Waiter]) -> None:
+    for loop, waiter in waiters:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits there any more
+            loop.call_soon_threadsafe(_wake, waiter)
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

@@ -44,7 +44,7 @@ def crowd(tiny_base_folder: Path, tiny_tokenizer: object) -> Crowd:
     for number in range(64):
         who = draw.choice(list(slots))
         tokens = [*draw.choice(beginnings), *(draw.randrange(4, 260) for _ in range(draw.randrange(1, 20)))]
-        sampling = {"max_tokens": draw.randrange(1, 40), "temperature": draw.choice((0, 1.0)), "seed": number}
+        sampling = {"max_tokens": draw.randrange(1, 24), "temperature": draw.choice((0, 1.0)), "seed": number}
         asks.append((ask(tokens, who, **sampling), slots[who]))
     return Crowd(model, asks, alone(model, tiny_tokenizer, asks))
 

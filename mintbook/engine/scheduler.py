@@ -35,6 +35,8 @@ class Scheduler:
         self.preemptions = 0
         self.steps = 0
         self._lines: dict[str, list[Sequence]] = {}
+        self._in_line = 0
+        self._aside: set[Sequence] = set()
         self._arrivals = count()
 
     @property
@@ -45,12 +47,12 @@ class Scheduler:
     @property
     def preempted_count(self) -> int:
         """How many are set aside."""
-        return sum(sequence.aside is not None for sequence in self.waiting)
+        return len(self._aside)
 
     @property
     def waiting_count(self) -> int:
         """How many wait that have not begun."""
-        return len(self.waiting) - self.preempted_count
+        return self._in_line - len(self._aside)
 
     @property
     def idle(self) -> bool:
@@ -61,6 +63,7 @@ class Scheduler:
         """Put a request at the end of its tenant's line."""
         sequence.order = next(self._arrivals)
         self._lines.setdefault(sequence.tenant, []).append(sequence)
+        self._in_line += 1
         self.fair.join(sequence.tenant)
 
     def drop(self, sequence: Sequence) -> None:
@@ -164,10 +167,14 @@ class Scheduler:
         self.running.remove(sequence)
         self.room.set_aside(sequence)
         insort(self._lines.setdefault(sequence.tenant, []), sequence, key=lambda s: s.order)
+        self._in_line += 1
+        self._aside.add(sequence)
         self.preemptions += 1
 
     def _step_out(self, sequence: Sequence) -> None:
         line = self._lines[sequence.tenant]
         line.remove(sequence)
+        self._in_line -= 1
+        self._aside.discard(sequence)
         if not line:
             del self._lines[sequence.tenant]

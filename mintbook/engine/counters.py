@@ -11,6 +11,7 @@ from mintbook.engine.request import StopReason
 Ending = StopReason | Literal["error"]
 FIRST_TOKEN_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 NEXT_TOKEN_S = (0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
+SPREAD = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +100,11 @@ class Tally:
     def refuse(self) -> float:
         """Count a refusal and return after how many seconds to ask again: one request's end for each that was refused.
 
-        The time between two ends is that of the last ones, the later the weightier; one second before there are two.
+        That is at most `SPREAD` ends. The time between two ends is that of the last ones, the later the weightier; one
+        second before there are two.
         """
         self.refused += 1
-        self._refused_since += 1
+        self._refused_since = min(self._refused_since + 1, SPREAD)
         return self._between_ends_s * self._refused_since
 
     def end(self, reason: Ending, now: float) -> None:

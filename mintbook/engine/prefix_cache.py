@@ -37,8 +37,8 @@ class PrefixCache:
 
     @property
     def unreferenced(self) -> int:
-        """Blocks that nobody but this cache holds."""
-        return sum(self._cache.holders(block) == 1 for block in self._blocks.values())
+        """Blocks that nobody but this cache holds; any thread may ask."""
+        return sum(self._cache.holders(block) == 1 for block in list(self._blocks.values()))
 
     def find(self, digests: Sequence[bytes]) -> list[int]:
         """Return the blocks of the longest beginning that is kept, and count them as used."""

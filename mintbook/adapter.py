@@ -117,10 +117,9 @@ class Adapter(Shown):
             raise ConfigError(f"n is {n!r}; it must be an integer, at least 1.")
         if not sampling.temperature:
             raise ConfigError("At temperature 0 all answers are the same. Give a temperature above 0, or use generate.")
-        revision = self.revision(at)
-        return Answers(
-            self._runtime.complete([(revision, prompt)] * n, sampling.seeded(n)), [(f"{self.name}{at}", prompt)] * n
-        )
+        configs = sampling.seeded(n)
+        completions = self._runtime.complete([(self.revision(at), prompt)] * n, configs)
+        return Answers(completions, [(f"{self.name}{at}", prompt)] * n)
 
     def stream(self, prompt: Prompt, *, at: str = "", **options: Any) -> Generation:
         """Return the answer in the making: iterate it for chunks of text, or ``cancel()`` it.

@@ -98,15 +98,16 @@ def test_samples_count_their_seeds_and_each_can_be_drawn_again(alice: Adapter) -
 
 
 @pytest.mark.parametrize("n", [0, -1, True, 2.0, "3"])
-def test_a_number_of_samples_that_is_none_is_refused(alice: Adapter, n: int) -> None:
+def test_a_number_of_samples_that_is_none_is_refused(session: Session, n: int) -> None:
     with pytest.raises(ConfigError, match="n is .*at least 1"):
-        alice.sample("hi", n)
+        session.adapter("bob").sample("hi", n)
 
 
-def test_samples_that_would_be_the_same_are_refused(alice: Adapter) -> None:
+def test_samples_that_would_be_the_same_are_refused(session: Session) -> None:
+    bob = session.adapter("bob")
     with pytest.raises(ConfigError, match="temperature 0"):
-        alice.sample("hi", temperature=0)
+        bob.sample("hi", temperature=0)
     with pytest.raises(ConfigError, match=r"adapter\.sample\(prompt, n\)"):
-        alice.generate("hi", n=3)
+        bob.generate("hi", n=3)
     with pytest.raises(ConfigError, match="seed"):
-        alice.sample("hi", n=2, seed=2**63 - 1)
+        bob.sample("hi", n=2, seed=2**63 - 1)

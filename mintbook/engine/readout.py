@@ -19,7 +19,7 @@ class Readout:
     """The rows of one step that are wanted: ``rows``, in the step's packed batch.
 
     A sequence that is read to its end wants its last row, for the next token. One that asks for ``prompt_logprobs``
-    also wants the rows before every prompt token whose log-probability is not known yet.
+    also wants the rows before the tokens of its prompt; it must be read whole, and no token of it twice.
     """
 
     def __init__(self, planned: Sequence[tuple[Running, Piece]], bounds: Sequence[int]) -> None:
@@ -34,12 +34,10 @@ class Readout:
                 last.append(first_row + len(piece.tokens) - 1)
             request = sequence.generation.request
             if request.sampling.prompt_logprobs:
-                start = max(piece.start, len(sequence.prompt_logprobs))
-                targets = request.tokens[start + 1 : end + 1]
+                targets = request.tokens[piece.start + 1 : end + 1]
                 if targets:
                     self._reading.append((sequence, targets))
-                    begin = first_row + start - piece.start
-                    prompts += range(begin, begin + len(targets))
+                    prompts += range(first_row, first_row + len(targets))
         self.rows = [*last, *prompts] or [0]  # the base computes at least one row of logits
 
     def outcomes(self, logits: Tensor) -> list[tuple[Running, Choice | Exception]]:

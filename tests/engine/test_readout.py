@@ -10,10 +10,15 @@ import pytest
 import torch
 
 from mintbook.config import EngineConfig, SampleConfig
+from mintbook.engine.detokenizer import Detokenizer
 from mintbook.engine.engine import Engine
-from mintbook.engine.request import Completion, Request
+from mintbook.engine.generation import Generation
+from mintbook.engine.readout import Readout
+from mintbook.engine.request import Choice, Completion, Request
+from mintbook.engine.sampler import Sampler
+from mintbook.engine.sequence import Sequence
 from mintbook.errors import RunFailed
-from mintbook.model.batch import PackedBatch
+from mintbook.model.batch import PackedBatch, Piece
 from mintbook.model.packed_model import PackedModel
 
 
@@ -141,3 +146,25 @@ def test_an_awaited_answer_has_all_that_was_asked_for(engine: Engine) -> None:
     assert found.seed == 4
     assert found.top_logprobs is not None
     assert [len(top) for top in found.top_logprobs] == [2, 2, 2]
+
+
+def test_every_sequence_of_a_step_is_read_from_its_own_rows() -> None:
+    torch.manual_seed(0)
+    logits, bounds = torch.randn(9, 30), (0, 4, 7, 9)
+    config = SampleConfig(prompt_logprobs=True)
+    asked = [Request(tokens=t, sampling=config, revision="a@1", end_ids=frozenset()) for t in ((1, 2, 3, 4), (5, 6, 7))]
+    asked.append(Request(tokens=(8, 9, 10), sampling=config, revision="a@1", end_ids=frozenset()))
+    planned = [
+        (Sequence(Generation(r), Detokenizer(None, ()), Sampler(r, torch.device("cpu"))), Piece(r.tokens[:n]))
+        for r, n in zip(asked, (4, 3, 2), strict=True)
+    ]
+    readout = Readout(planned, bounds)
+    broken = logits[readout.rows].clone()
+    broken[readout.rows.index(1)] = float("nan")
+    outcomes = readout.outcomes(broken)
+    (first, second, third), logprobs = [s for s, _ in planned], torch.log_softmax(logits, -1)
+    assert [s for s, _ in outcomes] == [first, second], "one end for the one that is broken, none for the unread"
+    assert isinstance(outcomes[0][1], RunFailed)
+    assert outcomes[1][1] == Choice(int(logits[6].argmax()))
+    assert second.prompt_logprobs == logprobs[[4, 5], [6, 7]].tolist()
+    assert third.prompt_logprobs == logprobs[[7, 8], [9, 10]].tolist()

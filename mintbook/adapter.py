@@ -20,6 +20,7 @@ from mintbook.engine.request import Completion
 from mintbook.errors import ConfigError, UnknownReference
 from mintbook.evals.recall import Question
 from mintbook.evals.report import Evaluation
+from mintbook.prewarming import set_alias_when_ready, start_prewarm
 from mintbook.run import Run
 from mintbook.runtime import Prompt, Runtime
 from mintbook.store.peft_format import write_peft
@@ -158,10 +159,42 @@ class Adapter(Shown):
         sets = questions if isinstance(questions, Mapping) else {"asked": questions} if questions else {}
         return assess(self._runtime, self.revision(at), sets, cost=cost)
 
-    def alias(self, name: str, at: str = "") -> Revision:
-        """Let ``alice@name`` mean the head, or the revision ``at``, from now on, and return that revision."""
+    def alias(self, name: str, at: str = "", *, when_ready: bool = False) -> Revision:
+        """Let ``alice@name`` mean the head, or the revision ``at``, from now on, and return that revision.
+
+        With ``when_ready`` it is loaded first, and its effect is seen in its slot. Until then ``alice@name`` answers as
+        before, and for good when that fails: what went wrong is raised, and says so.
+        """
         revision = self.revision(at)
-        self._runtime.store.set_alias(self.name, name, revision.number)
+        if when_ready:
+            set_alias_when_ready(self._runtime, revision, name)
+        else:
+            self._runtime.store.set_alias(self.name, name, revision.number)
+        return revision
+
+    def prewarm(self, at: str = "", *, background: bool = False) -> Run[list[Revision]]:
+        """Load the head, or the revision ``at``, and see its effect, so that nobody who asks it waits for a load.
+
+        The run is done when the revision is ready. Waits and shows progress, unless ``background``.
+        """
+        run = start_prewarm(self._runtime, [self.revision(at)], f"Prewarming {self.name}")
+        if not background:
+            run.wait()
+        return run
+
+    def pin(self, at: str = "", *, in_memory: bool = False) -> Revision:
+        """Keep the head, or the revision ``at``, in its slot until `unpin`; or ``in_memory``, a copy away from one.
+
+        Raises `CapacityError` when it does not fit beside what is pinned and in use.
+        """
+        revision, residency = self.revision(at), self._runtime.residency
+        (residency.pin_in_memory if in_memory else residency.pin)(revision, self._runtime.store)
+        return revision
+
+    def unpin(self, at: str = "") -> Revision:
+        """Let the head, or the revision ``at``, make room for others again, wherever it was pinned."""
+        revision = self.revision(at)
+        self._runtime.residency.unpin(revision)
         return revision
 
     def rollback(self, to: str = "") -> Revision:

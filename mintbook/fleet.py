@@ -11,7 +11,11 @@ from mintbook.config import SampleConfig
 from mintbook.display import Card, Facts, Note, Table
 from mintbook.display.quantity import Value, bytes_text, number_text
 from mintbook.display.shown import Shown
+from mintbook.prewarming import start_prewarm
+from mintbook.run import Run
 from mintbook.runtime import Prompt, Runtime
+from mintbook.serve.counters import ResidencyCounters
+from mintbook.serve.residents import residents_frame
 from mintbook.store.revisions import Revision
 
 if TYPE_CHECKING:
@@ -61,19 +65,46 @@ class Fleet(Shown):
         completions = self._runtime.complete(found, sampling.seeded(len(asks)))
         return Answers(completions, [(_name(who), prompt) for who, prompt in asks])
 
+    def prewarm(self, whom: Sequence[Adapter | str], *, background: bool = False) -> Run[list[Revision]]:
+        """Load revisions and see their effect, a few at a time, so that nobody who asks them waits for a load.
+
+        ``whom`` are adapters or references, as for `generate`. The run is done when all are ready together; one that
+        cannot be made ready fails the run at its end. Raises `CapacityError` when they never fit in the slots together.
+        Waits and shows progress, unless ``background``.
+        """
+        revisions = [revision for revision in map(self._revision, whom) if revision is not None]
+        run = start_prewarm(self._runtime, revisions, f"Prewarming {len(revisions)} revisions")
+        if not background:
+            run.wait()
+        return run
+
+    @property
+    def residency(self) -> polars.DataFrame:
+        """One row per revision that was asked for on this base: where it is, who uses it, what its last load took.
+
+        ``state`` is ``hot`` (in a slot), ``loading``, ``warm`` (in memory, one copy away) or ``registered`` (in the
+        store only); ``readiness`` is ``ready`` when its effect was seen in its slot. The longest unused come first.
+        """
+        return residents_frame(self._runtime.residency.residents())
+
+    @property
+    def residency_counters(self) -> ResidencyCounters:
+        """Hits, loads, refusals and evictions on this base so far, and what is in memory now."""
+        return self._runtime.residency.counters()
+
     def card(self) -> Card:
         """Return the fleet as a table of its first records, with what is loaded now."""
         count = len(self)
         if not count:
             return Card("Fleet", "no adapters yet", [Note("Make one with session.adapter('name').")])
         bank = self._runtime.engine.model.bank
-        loaded = self._runtime.residency.counters().hot
-        facts = [
+        seen = self.residency_counters
+        facts: list[tuple[str, Value]] = [
             ("adapters", number_text(count)),
-            (
-                "loaded now",
-                f"{loaded} revision{'s' * (loaded != 1)}, {bytes_text(bank.used_bytes)}",
-            ),
+            ("loaded now", f"{seen.hot} revision{'s' * (seen.hot != 1)}, {bytes_text(seen.slot_bytes)}"),
+            ("in use now", seen.leased),
+            ("in memory beside them", f"{seen.warm} page{'s' * (seen.warm != 1)}, {bytes_text(seen.host_bytes)}"),
+            ("loads", f"{seen.loads} done, {seen.failed_loads} failed, {seen.refusals} refused"),
             ("free rank-rows", f"{number_text(bank.free_rows)} of {number_text(bank.rows)}"),
         ]
         rows: list[list[Value]] = [

@@ -90,15 +90,19 @@ class SlotBank:
         return self._placements[sites]
 
     def load(self, page: Page) -> int:
-        """Copy a page into free rows and return its slot; raise `CapacityError` when no run of rows is long enough."""
+        """Copy a page into free rows and return its slot; raise `CapacityError` when too few rows are free.
+
+        Where enough are free but not side by side, other slots move together until they are: their numbers stay.
+        """
         placement = self.placement(page.sites)
+        if page.rank > self.free_rows:
+            raise CapacityError(
+                f"The adapter takes {page.rank} rank-rows of the slot bank, and {self.free_rows} of {self.rows} are "
+                "free. Wait for a request to end, or open the session with more slot_rows."
+            )
         start = self._free_rows.take(page.rank)
         if start is None:
-            raise CapacityError(
-                f"No {page.rank} adjacent rank-rows are free in the slot bank "
-                f"({self.free_rows} of {self.rows} are free in all). "
-                "Wait for a request to end, or open the session with more slot_rows."
-            )
+            start = self._close_gaps(page.rank)
         slot = self._free_slots.pop()
         self._taken[slot] = (start, page.rank)
         self.starts[slot] = start
@@ -124,6 +128,21 @@ class SlotBank:
     def segments(self, row_slots: Tensor) -> Segments:
         """Sort a batch's rows by slot, once for all layers of a forward."""
         return Segments.of(row_slots, self.starts, self.page_ranks)
+
+    def _close_gaps(self, count: int) -> int:
+        """Move slots towards the first row until ``count`` free rows lie side by side, and take those."""
+        for slot, (old, rank) in sorted(self._taken.items(), key=lambda item: item[1]):
+            self._free_rows.give(old, rank)
+            new = self._free_rows.take(rank)
+            if new is not None and new != old:
+                # A copy in between: the rows may overlap.
+                self.tensor[new : new + rank] = self.tensor[old : old + rank].clone()
+                self._taken[slot] = (new, rank)
+                self.starts[slot] = new
+            start = self._free_rows.take(count)
+            if start is not None:
+                return start
+        raise CapacityError(f"{count} of {self.free_rows} free rank-rows were not found. Please report this.")
 
     def _factors(self, group: tuple[int, ...]) -> Factors:
         first = self._places[group[0]]

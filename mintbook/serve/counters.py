@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mintbook.engine.prometheus import counter, gauge
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResidencyCounters:
@@ -56,3 +58,27 @@ class Tally:
     failed_loads: int = 0
     refusals: int = 0
     evictions: int = 0
+
+
+def prometheus_text(counters: ResidencyCounters) -> str:
+    """Return the counters in Prometheus' text exposition format, version 0.0.4."""
+    c = counters
+    hits = {'tier="slot"': c.slot_hits, 'tier="host"': c.host_hits}
+    evictions = {'tier="slot"': c.evictions, 'tier="host"': c.host_evictions}
+    lines = [
+        *counter("adapter_hits", "Asks that found the adapter in a tier.", hits),
+        *counter("adapter_store_reads", "Loads that read the adapter from the store.", c.store_reads),
+        *counter("adapter_joined_loads", "Asks that joined a load that went on already.", c.joined),
+        *counter("adapter_loads", "Adapters that came into a slot.", c.loads),
+        *counter("adapter_failed_loads", "Loads that failed.", c.failed_loads),
+        *counter("adapter_refusals", "Asks that were told to come again.", c.refusals),
+        *counter("adapter_evictions", "Adapters that made room in a tier.", evictions),
+        *gauge("adapter_loads_in_flight", "Loads that go on.", c.loads_in_flight),
+        *gauge("adapter_loads_queued", "Loads that wait for their turn.", c.loads_queued),
+        *gauge("adapters_hot", "Adapters in slots.", c.hot),
+        *gauge("adapters_leased", "Adapters in slots that are in use.", c.leased),
+        *gauge("adapters_warm", "Adapters in the host cache.", c.warm),
+        *gauge("adapter_slot_bytes", "Bytes of slots that are taken.", c.slot_bytes),
+        *gauge("adapter_host_bytes", "Bytes of the host cache that are taken.", c.host_bytes),
+    ]
+    return "\n".join(lines) + "\n"

@@ -92,6 +92,7 @@ class Residency:
             known = entry.slot is not None or entry.loading
             if not known:
                 entry.slot = slot
+                entry.ready = True  # its receipt was made in this slot
                 entry.last_used = time.time()
                 self._room.settle(entry, self._own.take_over(slot))
         if known:

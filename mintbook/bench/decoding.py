@@ -60,7 +60,7 @@ def _plan(*, quick: bool) -> Plan:
     }
     if quick:
         return Plan(3, 6, 2, length, engine, peers)
-    return Plan(7, 12, 16, length, engine, peers, cases((32, 0), (32, 32), note="ranks 4 to 64"))
+    return Plan(7, 12, 8, length, engine, peers, cases((32, 0), (32, 32), note="ranks 4 to 64"))
 
 
 class Decode:

@@ -59,7 +59,7 @@ class Prefill:
 
 
 def _effort(setting: Setting) -> tuple[int, int]:
-    return (3, 2) if setting.quick else (11, 16)
+    return (3, 2) if setting.quick else (11, 8)
 
 
 def _case(batch: int, length: int, distinct: int) -> Case:

@@ -14,8 +14,14 @@ from mintbook.bench.transformers_side import load_plain
 from mintbook.errors import MintbookError
 from mintbook.store.page import Page
 
-TOLERANCE = {"bfloat16": 0.5, "float16": 0.1, "float32": 1e-3}
-"""Nats that a greedy token may be below the reference's best one, by the precision of the measured side."""
+TOLERANCE = {"bfloat16": 0.8, "float16": 0.1, "float32": 1e-3}
+"""Nats that a greedy token may be below the reference's best one, by the precision of the measured side.
+
+Seen on SmolLM2-135M in bf16, over 7 tokens each of 16 rows: at most 0.32 for the right adapter, at least 1.6 for the
+next one and 1.4 for the base.
+"""
+BLIND = 0.25
+"""Share of the adapters' answers that may pass for the base's before a check is not worth its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +45,10 @@ class Reference:
     def check(self, claims: Sequence[Claim], say: Callable[[str], None]) -> float:
         """Return the largest gap in nats between a claimed token and the reference's best one.
 
-        Raises `MintbookError` when a gap exceeds the tolerance, and when an adapter's answer would pass for the base's
-        too, for then the check could not tell a row that was given to the wrong adapter.
+        Raises `MintbookError` when a gap exceeds the tolerance, and when too many answers of adapters would pass for
+        the base's too: then the check could not tell a row that was given to the wrong adapter.
         """
-        worst = 0.0
+        worst, blind = 0.0, 0
         for number, claim in enumerate(claims):
             say(f"checking answer {number + 1} of {len(claims)}")
             gap = self.gap(claim, claim.adapter)
@@ -51,12 +57,13 @@ class Reference:
                     f"{claim.who}: a row of {_named(claim.adapter)} said {claim.tokens}, of which a token is {gap:.3g} "
                     f"nats below the reference's best; {self.tolerance:g} are allowed. No row was written."
                 )
-            if claim.adapter is not None and self.gap(claim, None) <= self.tolerance:
-                raise MintbookError(
-                    f"{claim.who}: adapter {claim.adapter} answered {claim.tokens}, which the base could have said "
-                    "too: the check is blind. No row was written."
-                )
+            blind += claim.adapter is not None and self.gap(claim, None) <= self.tolerance
             worst = max(worst, gap)
+        if blind > BLIND * sum(claim.adapter is not None for claim in claims):
+            raise MintbookError(
+                f"{blind} of {len(claims)} answers of adapters could be the base's own: the check is blind, and no row "
+                "was written. The adapters are too weak for this base, or are not applied."
+            )
         return worst
 
     @torch.no_grad()

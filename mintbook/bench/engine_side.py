@@ -9,7 +9,8 @@ from mintbook.bench.batch import Answer, Batch
 from mintbook.bench.timing import Timing
 from mintbook.config import SampleConfig
 from mintbook.engine.engine import Engine
-from mintbook.engine.request import Chunk, Generation, Request
+from mintbook.engine.generation import Generation
+from mintbook.engine.request import Chunk, Request
 from mintbook.errors import MintbookError
 from mintbook.model.batch import NO_ADAPTER
 
@@ -28,7 +29,9 @@ class EngineSide:
 
         The clock of the steps starts when the last row has its first token, so every one of them holds all rows.
         """
-        began, generations = self._submit(batch)
+        # Prompts are read over several steps: the first rows are that many tokens ahead of the last, and must not end.
+        ahead = -(-sum(map(len, batch.prompts)) // self.engine.config.prefill_tokens)
+        began, generations = self._submit(batch, spare=ahead + 4)
         streams = [iter(generation) for generation in generations]
         try:
             said = [self._read(stream, 1) for stream in streams]
@@ -57,15 +60,13 @@ class EngineSide:
                 )
 
     def _logprobs(self, batch: Batch) -> list[tuple[float, ...]]:
-        _, generations = self._submit(batch, logprobs=True, ahead=1)
+        # One tenant, so that the fair order between adapters gives the mixed batch no other shapes than the plain one.
+        _, generations = self._submit(batch, spare=1, logprobs=True, tenant=self.name)
         return [generation.result().logprobs or () for generation in generations]
 
     def _submit(
-        self, batch: Batch, *, logprobs: bool = False, ahead: int | None = None
+        self, batch: Batch, *, spare: int, logprobs: bool = False, tenant: str = ""
     ) -> tuple[Timing, list[Generation]]:
-        tokens = sum(map(len, batch.prompts))
-        # Prompts are read over several steps: the first rows are that many tokens ahead of the last, and must not end.
-        spare = -(-tokens // self.engine.config.prefill_tokens) + 4 if ahead is None else ahead
         sampling = SampleConfig(max_tokens=batch.steps + spare, logprobs=logprobs)
         requests = [
             Request(
@@ -74,13 +75,16 @@ class EngineSide:
                 revision="base" if adapter is None else f"random{adapter}@0",
                 digest="base" if adapter is None else f"random{adapter}",
                 end_ids=frozenset(),
-                slot=NO_ADAPTER if adapter is None else self.slots[adapter],
+                tenant=tenant,
             )
             for prompt, adapter in zip(batch.prompts, batch.adapters, strict=True)
         ]
+        slots = [NO_ADAPTER if adapter is None else self.slots[adapter] for adapter in batch.adapters]
 
         def enter(_model: object) -> tuple[Timing, list[Generation]]:
-            return Timing.now(), [self.engine.submit(request) for request in requests]
+            return Timing.now(), [
+                self.engine.submit(request, slot=slot) for request, slot in zip(requests, slots, strict=True)
+            ]
 
         # From inside a call, so that no step runs before the last of them is there.
         return self.engine.call(enter)

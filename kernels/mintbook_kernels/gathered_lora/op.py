@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mintbook_kernels.checks import check_operands, check_triton_dtype
-from mintbook_kernels.dispatch import backend as choose_backend
+from mintbook_kernels.dispatch import backend_name
 from mintbook_kernels.factors import Factors
 from mintbook_kernels.gathered_lora import cpu
 from mintbook_kernels.native import rows as native
@@ -27,7 +27,7 @@ def gathered_lora(y: Tensor, x: Tensor, factors: Factors, segments: Segments, *,
         )
     if segments.empty:
         return y
-    name = choose_backend(x.device, backend, x.dtype).name
+    name = backend_name(x, backend)
     if name == "native":
         native.add_update(y, x, factors, segments)
         return y

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mintbook_kernels.checks import check_grads, check_operands, check_triton_dtype
-from mintbook_kernels.dispatch import backend as choose_backend
+from mintbook_kernels.dispatch import backend_name
 from mintbook_kernels.factors import Factors
 from mintbook_kernels.grouped_lora import cpu
 from mintbook_kernels.lora_grad.op import implementation
@@ -47,7 +47,7 @@ def grouped_lora(
         check_grads(grads, factors)
     if segments.empty:
         return y
-    name = choose_backend(x.device, backend, x.dtype).name
+    name = backend_name(x, backend)
     if not torch.is_grad_enabled():
         _add_only(y, x, factors, segments, name)
         return y

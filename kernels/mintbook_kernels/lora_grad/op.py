@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mintbook_kernels.checks import check_grads, check_operands, check_triton_dtype
-from mintbook_kernels.dispatch import backend as choose_backend
+from mintbook_kernels.dispatch import backend_name
 from mintbook_kernels.factors import Factors
 from mintbook_kernels.lora_grad import cpu
 from mintbook_kernels.segments import Segments
@@ -36,7 +36,7 @@ def lora_grad(
         check_grads(grads, factors)
     dx = None
     if not segments.empty:
-        name = choose_backend(x.device, backend, x.dtype).name
+        name = backend_name(x, backend)
         with torch.no_grad():
             dx = implementation(name, x)(dy, x, None, factors, segments, grads, need_dx=need_dx)
     return torch.zeros_like(x) if dx is None and need_dx else dx

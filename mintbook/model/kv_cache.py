@@ -60,15 +60,15 @@ class Aside:
 class KVCache:
     """Keys and values of every layer, ``[capacity, K, D]`` each (tokens, key-value heads, head size).
 
-    A block is free when nobody holds it: sequences hold theirs, and a prefix that is kept holds its own once more. On a
-    CPU the allocator keeps a sequence's blocks side by side where it can: a view costs nothing, and gathering scattered
-    blocks in every layer of every step costs more than the attention itself.
+    A block is free when nobody holds it: sequences hold theirs, and a prefix that is kept holds its own once more. The
+    allocator keeps a sequence's blocks side by side where it can, with room to grow, so that a prompt's chunks read a
+    view and decode reads memory in order: 32 sequences of 512 tokens of the 135M base take 54 ms of attention a step
+    so, 61 ms scattered, and 33 ms sharing three quarters of their blocks (bf16, CPU time of one thread, AVX512-BF16).
     """
 
     def __init__(self, capacity_tokens: int, device: torch.device) -> None:
         self.blocks = max(1, capacity_tokens // BLOCK)
         self.device = device
-        self.side_by_side = device.type == "cpu"
         self._holders = [0] * self.blocks
         # 0 marks what may be taken, so that bytes.find() searches for a run of blocks.
         self._used = bytearray(self.blocks)
@@ -105,24 +105,17 @@ class KVCache:
         return self._take(count, max(count, blocks_for(likely)))
 
     def grow(self, table: BlockTable) -> None:
-        """Add a block to a table, in place; raise `CapacityError` when none is free.
+        """Add a block to a table, in place: the one that follows the last where that is free.
 
-        It is the one that follows the last if that is free. Otherwise, on a CPU, the whole sequence moves to where it
-        fits side by side, which costs as much as one gathering of it; where that is nowhere, the table is scattered.
+        Raises `CapacityError` when none is free.
         """
         following = table.blocks[-1] + 1
-        count = len(table.blocks) + 1
-        if table.contiguous and following < self.blocks and not self._used[following]:
+        if following < self.blocks and not self._used[following]:
             self._hold(following)
             table.blocks.append(following)
-        elif self.side_by_side and self._spoken_for.find(bytes(count)) >= 0:
-            moved = self._take(count, count + 1)
-            self.copy_blocks(table.blocks, moved)
-            self.release(table)
-            table.blocks, table.contiguous, table.promised = moved.blocks, moved.contiguous, moved.promised
         else:
             table.blocks += self._take(1, 1).blocks
-            table.contiguous = _adjacent(table.blocks)
+            table.contiguous = False
 
     def hold(self, blocks: Sequence[int]) -> None:
         """Hold blocks once more, so that they stay when another holder lets go."""
@@ -159,14 +152,6 @@ class KVCache:
         """Return keys and values ``[T, K, D]`` of one layer: views when ``rows`` is a slice, copies otherwise."""
         keys, values = self._layers[layer]
         return keys[rows], values[rows]
-
-    def copy_blocks(self, blocks: Sequence[int], table: BlockTable) -> None:
-        """Copy what lies in ``blocks`` to the first blocks of ``table``, in every layer."""
-        rows = len(blocks) * BLOCK
-        source, target = BlockTable(blocks).rows(0, rows, self.device), table.rows(0, rows, self.device)
-        for tensor in (tensor for pair in self._layers.values() for tensor in pair):
-            # torch refuses to scatter a view of a tensor into itself, though the rows are others.
-            tensor[target] = tensor[source] if isinstance(target, slice) else tensor[source].clone()
 
     def set_aside(self, table: BlockTable, tokens: int) -> Aside:
         """Copy a sequence's first ``tokens`` tokens to host memory and give its blocks back."""

@@ -59,9 +59,7 @@ def test_the_longest_unused_goes_first_and_what_is_held_stays() -> None:
     assert cache.free_blocks == 8
 
 
-@pytest.mark.parametrize("side_by_side", [True, False], ids=["copied", "shared"])
-def test_prompts_that_begin_alike_are_read_once(engine: Engine, side_by_side: bool) -> None:
-    engine.cache.side_by_side = side_by_side
+def test_prompts_that_begin_alike_are_read_once(engine: Engine) -> None:
     asks = [(ask(LONG + end, max_tokens=8), -1) for end in ("one", "two", "three", "two")]
     engine.submit(asks[0][0]).result(60)
     read = engine.counters().tokens_read
@@ -82,6 +80,17 @@ def test_samples_of_one_prompt_that_come_together_read_it_once(engine: Engine) -
     tokens = len(LONG) * 4
     whole = (tokens - 1) // BLOCK * BLOCK
     assert engine.counters().tokens_read == whole + 8 * (tokens - whole)
+
+
+def test_what_is_shared_takes_room_once(engine: Engine) -> None:
+    running = [engine.submit(ask(LONG * 4, max_tokens=200, seed=seed)) for seed in range(8)]
+    for generation in running:
+        next(iter(generation))
+    assert engine.counters().kv_tokens_used < 2 * len(LONG) * 4 + 8 * 200
+    for generation in running:
+        generation.cancel()
+        generation.result(60)
+    assert engine.counters().kv_tokens_used == engine.counters().kv_tokens_kept
 
 
 def test_who_waits_for_a_reader_goes_on_alone_when_that_one_is_cancelled(

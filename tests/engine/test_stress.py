@@ -21,7 +21,7 @@ RULES = {
     "little room": {"kv_tokens": 256, "max_sequences": 12},
     "few adapters in a step": {"kv_tokens": 320, "max_adapters": 2, "max_sequences": 12},
     "fixed chunks": {"kv_tokens": 320, "batch_invariant": True, "prefill_tokens": 80},
-    "shared blocks": {"kv_tokens": 256, "prefill_tokens": 24},
+    "small chunks": {"kv_tokens": 256, "prefill_tokens": 24},
     "no prefixes": {"kv_tokens": 192, "prefix_cache": False, "max_sequences": 5},
 }
 
@@ -55,7 +55,6 @@ def test_requests_that_crowd_each_other_answer_as_they_do_alone(
 ) -> None:
     draw = random.Random(name)
     engine = Engine(crowd.model, tiny_tokenizer, EngineConfig(**RULES[name]))
-    engine.cache.side_by_side = name != "shared blocks"
     try:
         running = [engine.submit(request, slot=slot) for request, slot in crowd.asks]
         cancelled = {number for number in range(64) if draw.random() < 0.15}

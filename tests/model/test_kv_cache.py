@@ -62,22 +62,18 @@ def test_a_sequence_grows_into_the_place_that_was_left_for_it() -> None:
     assert cache.allocate(16 * BLOCK).contiguous
 
 
-def test_a_sequence_that_cannot_grow_where_it_is_moves_with_all_it_has() -> None:
+def test_a_sequence_that_cannot_grow_where_it_is_goes_on_elsewhere() -> None:
     cache = KVCache(8 * BLOCK, torch.device("cpu"))
     table, neighbour = cache.allocate(2 * BLOCK), cache.allocate(BLOCK)
-    keys = torch.randn(2 * BLOCK, 2, 4)
-    cache.write(0, table.rows(0, 2 * BLOCK, cache.device), keys, -keys)
-    cache.grow(table)
-    assert table.blocks == [3, 4, 5]
+    for _ in range(2):
+        cache.grow(table)
+    assert table.blocks == [0, 1, 3, 4]
     assert neighbour.blocks == [2]
-    assert torch.equal(cache.read(0, table.rows(0, 2 * BLOCK, cache.device))[0], keys)
-    assert cache.free_blocks == 4
-    held = cache.allocate(2 * BLOCK)
-    cache.allocate(2 * BLOCK)
-    cache.release(held)
-    cache.grow(table)
     assert not table.contiguous
-    assert torch.equal(cache.read(0, table.rows(0, 2 * BLOCK, cache.device))[1], -keys)
+    keys = torch.randn(4 * BLOCK, 2, 4)
+    cache.write(0, table.rows(0, 4 * BLOCK, cache.device), keys, -keys)
+    assert torch.equal(cache.read(0, table.rows(20, 60, cache.device))[1], -keys[20:60])
+    assert [table.row(token) for token in (0, 31, 32)] == [0, 31, 48]
 
 
 def test_what_is_set_aside_comes_back_bit_for_bit_wherever_it_lies() -> None:

@@ -215,15 +215,25 @@ def test_every_consumer_gets_the_answer(engine: Engine) -> None:
     assert answers[0] == answers[1] == answers[2]
 
 
-def test_time_that_only_generation_wanted_is_not_owed_to_calls(engine: Engine) -> None:
+def test_time_that_only_generation_wanted_is_not_owed_to_calls(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    owed: list[tuple[bool, float]] = []
+    settle = engine._settle
+
+    def watched(seconds: float, *, called: bool, contested: bool) -> None:
+        settle(seconds, called=called, contested=contested)
+        owed.append((called, engine._owed_s))
+
+    monkeypatch.setattr(engine, "_settle", watched)
     long = engine.submit(ask(engine, "hello", max_tokens=200))
     stream = iter(long)
     for _ in range(40):
         next(stream)
-    assert engine._owed_s == 0
     engine.call(lambda model: time.sleep(0.05))
-    assert engine._owed_s < 0, "a call that shared the loop is paid back to the steps"
     long.cancel()
+    long.result()
+    at = [called for called, _ in owed].index(True)
+    assert {seconds for _, seconds in owed[:at]} == {0.0}
+    assert owed[at][1] < 0, "a call that shared the loop is paid back to the steps"
 
 
 def test_closing_ends_what_waits(tiny_model: PackedModel, tiny_tokenizer: object) -> None:

@@ -30,6 +30,8 @@ from mintbook.store.store import Store
 
 KNOWN = 4096
 """Revisions that are remembered after they have left memory."""
+LONGEST_YIELD_S = 0.5
+"""How long a loader waits for one step of the answers before it goes on."""
 
 
 class Residency:
@@ -211,18 +213,26 @@ class Residency:
                 with self._lock:
                     self._host.put(entry.key, page)
             watch.lap("register")
-            slot = self._engine.call(lambda model: self._activate(model, entry, page))
+            slot, step = self._engine.call(lambda model: self._activate(model, entry, page))
         except BaseException as error:  # noqa: BLE001 — it belongs to all who wait for this load, and to nobody else
             self._fail(entry, error)
             return
         watch.lap("activate")
         self._succeed(entry, slot, watch.times())
+        self._yield_to_answers(step)
 
-    def _activate(self, model: PackedModel, entry: Entry, page: Page) -> int:
+    def _activate(self, model: PackedModel, entry: Entry, page: Page) -> tuple[int, int]:
+        """Copy a page into a slot, in the engine; return the slot and after which step that was."""
         slot = self._room.load(model, page)
         with self._lock:
             entry.slot = slot
-        return slot
+        return slot, self._engine.scheduler.steps
+
+    def _yield_to_answers(self, step: int) -> None:
+        """Wait until answers that go on have had a step: a wave of loads costs each step a few copies at most."""
+        scheduler, until = self._engine.scheduler, time.monotonic() + LONGEST_YIELD_S
+        while not scheduler.idle and scheduler.steps == step and time.monotonic() < until:
+            time.sleep(0.001)
 
     def _succeed(self, entry: Entry, slot: int, times: LoadTimes) -> None:
         with self._lock:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 
 import pytest
 import torch
 from loading_place import Place
 
+from mintbook.config import SampleConfig
+from mintbook.engine.request import Request
 from mintbook.errors import AdapterError, BaseMismatch, CapacityError, ConfigError, CorruptStore, TargetError
 from mintbook.model.batch import NO_ADAPTER
 from mintbook.store.page import Page, Site
@@ -303,6 +306,27 @@ def test_other_bases_and_ranks_that_never_fit_are_refused(place: Place) -> None:
         place.residency.place(place.page(100))
     with pytest.raises(ConfigError, match="slot_rows=100"):
         place.residency.lease(place.commit("wide", place.page(100)), place.store)
+
+
+def test_a_wave_of_loads_costs_a_step_no_more_copies_than_are_in_flight(open_place: Callable[..., Place]) -> None:
+    place = open_place(slot_rows=512, loads_in_flight=2)
+    revisions = [place.commit(f"r{i}", place.page(4, seed=i)) for i in range(40)]
+    log: list[str] = []
+    load, plan = place.bank.load, place.engine.scheduler.plan
+    place.bank.load = lambda page: log.append("copy") or load(page)
+    place.engine.scheduler.plan = lambda: log.append("step") or plan()  # type: ignore[method-assign, func-returns-value]
+    sampling = SampleConfig(max_tokens=200)
+    request = Request(tokens=PROBE, sampling=sampling, revision="base", end_ids=frozenset())
+    answer = place.engine.submit(request)
+    next(iter(answer))
+    for lease in [place.residency.lease(revision, place.store) for revision in revisions]:
+        lease.result()
+    assert not answer.done, "the answer is longer than the wave"
+    answer.cancel()
+    between = [len(list(group)) for what, group in groupby(log) if what == "copy"]
+    assert sum(between) == 40
+    assert max(between) <= 2
+    assert log.count("step") >= 20
 
 
 def test_many_threads_over_few_slots_lose_and_mix_nothing(open_place: Callable[..., Place]) -> None:

@@ -23,7 +23,8 @@ def load_plain(folder: Path, dtype: str) -> Any:
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True)
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
-    return model.eval().requires_grad_(False)
+    # Left trainable, as it comes: for a frozen unembedding torch takes a product that copies it once for every prompt.
+    return model.eval()
 
 
 class TransformersSide:
@@ -75,7 +76,7 @@ class PeftSide(TransformersSide):
                         layer.update_layer(name, page.rank, lora_alpha=config.lora_alpha, config=config)
                 layer.lora_A[name].weight = nn.Parameter(a.contiguous(), requires_grad=False)
                 layer.lora_B[name].weight = nn.Parameter(bt.T.contiguous(), requires_grad=False)
-        self.model.eval()
+        self.model.eval().requires_grad_(True)  # see load_plain
 
     def _options(self, batch: Batch) -> dict[str, Any]:
         return {"adapter_names": ["__base__" if a is None else f"a{a}" for a in batch.adapters]}

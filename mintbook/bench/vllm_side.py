@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,8 @@ from mintbook.bench.timing import Timing
 from mintbook.bench.vllm_environment import clean_environment
 from mintbook.errors import MintbookError
 
+REST_S = 0.3
+"""How long idle threads of OpenMP may go on spinning, on the processors that the next side needs."""
 _WORKER = Path(__file__).with_name("vllm_worker.py")
 
 
@@ -54,6 +57,7 @@ class VllmSide:
             }
         )
         found = self._receive()
+        time.sleep(REST_S)
         tokens = tuple(tuple(row[: batch.steps + 1]) for row in found["tokens"])
         return Answer(Timing(*found["prefill"]), Timing(*found["decode"]), tokens)
 

@@ -33,6 +33,7 @@ ARGUMENTS: dict[str, Any] = {  # by the name of a required parameter
     "examples": FACTS,
     "prompt": "What is 2?",
     "asks": [(None, "What is 2?")],
+    "whom": ["alice"],
     "folder": Path("nowhere"),
 }
 
@@ -116,5 +117,5 @@ def test_every_method_refuses_an_unknown_option_and_changes_nothing(
 
 
 def test_a_session_refuses_an_unknown_option() -> None:
-    with pytest.raises(TypeError, match="not_an_option"):
+    with pytest.raises(ConfigError, match="not_an_option"):
         Session(not_an_option=1)

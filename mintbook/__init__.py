@@ -20,6 +20,7 @@ _HOME = {
     "Answers": "answers",
     "Completion": "engine.request",
     "Diff": "diff.report",
+    "EngineConfig": "config",
     "Evaluation": "evals.report",
     "Fleet": "fleet",
     "LoraConfig": "config",
@@ -37,6 +38,7 @@ __all__ = [
     "Answers",
     "Completion",
     "Diff",
+    "EngineConfig",
     "Evaluation",
     "Fleet",
     "LoraConfig",
@@ -54,7 +56,7 @@ __all__ = [
 if TYPE_CHECKING:
     from mintbook.adapter import Adapter
     from mintbook.answers import Answers
-    from mintbook.config import LoraConfig, SampleConfig, TrainConfig
+    from mintbook.config import EngineConfig, LoraConfig, SampleConfig, TrainConfig
     from mintbook.diff.behaviour import Probe
     from mintbook.diff.report import Diff
     from mintbook.engine.request import Completion

@@ -15,12 +15,14 @@ from mintbook.display import Block, Card, Facts, Table
 from mintbook.display.quantity import bytes_text, number_text
 from mintbook.display.shown import Shown
 from mintbook.engine.engine import Engine
+from mintbook.engine.prometheus import prometheus_text as engine_text
 from mintbook.errors import BaseMismatch, ConfigError, RecordExists
 from mintbook.fleet import Fleet
 from mintbook.model.base import Base
 from mintbook.model.sites import choose_sites
 from mintbook.peft_import import import_folder
 from mintbook.resident import close_runtime, open_runtime
+from mintbook.serve.counters import prometheus_text as residency_text
 from mintbook.store.store import Store
 
 
@@ -104,6 +106,13 @@ class Session(Shown):
         table = Table(columns=columns, rows=rows, empty="Nothing has run in this store yet.")
         return Card("Runs", "the latest first", [table])
 
+    def metrics(self) -> str:
+        """Return what the resident base's engine and slots have done and do, in Prometheus' text exposition format.
+
+        The same numbers are data in ``session.engine.counters()`` and ``fleet.residency_counters``.
+        """
+        return engine_text(self.engine.counters()) + residency_text(self._runtime.residency.counters())
+
     def close(self) -> None:
         """Stop what runs, with its state saved, close the store, and free the base unless another session uses it."""
         close_runtime(self._runtime)
@@ -116,12 +125,20 @@ class Session(Shown):
                 [
                     ("adapters", f"{number_text(len(self.fleet))} in {self.store.path}"),
                     ("memory", self._memory()),
+                    ("requests", self._requests()),
                     ("LoRA kernels", f"{kernel.name}: {kernel.reason}"),
                 ]
             ),
             *self.base.card().blocks,
         ]
         return Card("Session", f"over {self.base.name}", blocks, badge=str(self.base.device))
+
+    def _requests(self) -> str:
+        seen = self.engine.counters()
+        return (
+            f"{seen.requests_running} running, {seen.requests_waiting} waiting, "
+            f"{number_text(sum(seen.finished.values()))} ended; {number_text(seen.tokens_generated)} tokens generated"
+        )
 
     def _memory(self) -> str:
         bank, cache = self.engine.model.bank, self.engine.cache

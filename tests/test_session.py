@@ -199,3 +199,16 @@ def test_displays_say_what_is_there(session: Session) -> None:
         assert noun.card().title in bundle["text/plain"]
         assert "\n" not in repr(noun)
         assert len(repr(noun)) < 160
+
+
+def test_metrics_count_what_was_asked(session: Session) -> None:
+    alice = session.adapter("alice", rank=4)
+    alice.train(FACTS, **QUICK)
+    tokens = len(alice.generate("hi", max_tokens=3).tokens)
+    lines = session.metrics().splitlines()
+    assert f"mintbook_generated_tokens_total {tokens}" in lines
+    assert "mintbook_adapters_hot 1" in lines
+    assert 'mintbook_adapter_hits_total{tier="slot"} 1' in lines
+    names = [line.split()[2] for line in lines if line.startswith("# TYPE")]
+    assert len(names) == len(set(names))
+    assert "0 running" in session.card().text()

@@ -42,8 +42,9 @@ class Header:
 def read_bytes(path: Path) -> Content:
     """Return a file's bytes in memory of their own, by one read straight into it."""
     with path.open("rb", buffering=0) as file:
-        # numpy's large arrays lie in huge pages where the system has them: mapping them costs a sixth of small ones.
-        content = numpy.empty(path.stat().st_size, dtype=numpy.uint8)
+        # torch's memory, not numpy's: numpy asks for huge pages, whose first touch takes milliseconds where free
+        # memory is in pieces.
+        content: Content = torch.empty(path.stat().st_size, dtype=torch.uint8).numpy()
         view, at = content.data, 0
         while at < len(view):
             count = file.readinto(view[at:])

@@ -8,6 +8,7 @@ from mintbook_kernels.dispatch import Backend, BackendError, backend
 from mintbook_kernels.factors import Factors
 from mintbook_kernels.gathered_lora.op import gathered_lora
 from mintbook_kernels.grouped_lora.op import grouped_lora
+from mintbook_kernels.inspection import LayerShape, inspect
 from mintbook_kernels.lora_grad.op import lora_grad
 from mintbook_kernels.paged_attention.op import paged_attention
 from mintbook_kernels.segments import Segments
@@ -16,10 +17,12 @@ __all__ = [
     "Backend",
     "BackendError",
     "Factors",
+    "LayerShape",
     "Segments",
     "backend",
     "gathered_lora",
     "grouped_lora",
+    "inspect",
     "lora_grad",
     "paged_attention",
 ]

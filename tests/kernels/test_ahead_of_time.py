@@ -7,15 +7,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from mintbook_kernels.gpus import TARGETS
+from mintbook_kernels.resources import Program, Resources, Table, read_table, write_table
 
-SHARED_LIMIT = {"sm80": 163 * 1024, "sm90": 227 * 1024, "gfx942": 64 * 1024}
-Facts = dict[str, dict[str, int]]
+INSTRUCTIONS = {"sm_80": {"HMMA"}, "sm_89": {"HMMA"}, "sm_90": {"HMMA", "HGMMA"}, "gfx942": {"MFMA"}}
+Rows = dict[Program, Resources]
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Facts:
+def output(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     # A process of its own, because here every kernel is interpreted.
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
@@ -25,19 +28,65 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Facts:
     return json.loads(done.stdout)
 
 
-def kernels(compiled: Facts) -> dict[tuple[str, str, str], dict[str, int]]:
-    named = {tuple(name.split()): found for name, found in compiled.items() if "control" not in name}
-    return {(target, kernel, precision): found for (target, kernel, _, precision), found in named.items()}
+@pytest.fixture(scope="module")
+def compiled(output: dict[str, Any]) -> Rows:
+    return {Program(**program): Resources(**found) for program, found in output["compiled"]}
 
 
-def test_nothing_spills_and_shared_memory_fits(compiled: Facts) -> None:
-    assert {name: found for name, found in compiled.items() if found["spilled"]}.keys() == {"sm80 control"}
-    for name, found in compiled.items():
-        fits = found["shared"] <= SHARED_LIMIT[name.split()[0]]
-        assert fits != ("control" in name), name
+def faults(rows: Rows) -> list[str]:
+    return [f"{program}: {fault}" for program, found in rows.items() for fault in faults_of(program, found)]
 
 
-def test_16_bit_products_use_the_tensor_cores(compiled: Facts) -> None:
-    for (target, kernel, precision), found in kernels(compiled).items():
-        if precision == "bf16":
-            assert bool(found["matrix"]) == (not kernel.startswith("gathered")), (target, kernel)
+def faults_of(program: Program, found: Resources) -> list[str]:
+    out = []
+    if found.spilled:
+        out.append(f"spills {found.spilled} bytes")
+    if found.shared > TARGETS[program.target].shared_limit:
+        out.append(f"asks for {found.shared} bytes of shared memory")
+    if program.kernel.startswith("gathered"):
+        wanted = {""}
+    elif program.precision == "fp32":
+        wanted = {"", "MFMA"} if program.target == "gfx942" else {""}
+    else:
+        wanted = INSTRUCTIONS[program.target]
+    if found.instruction not in wanted or (found.instructions == 0) != (found.instruction == ""):
+        out.append(f"has {found.instructions} {found.instruction!r}")
+    return out
+
+
+def test_what_is_compiled_now_spills_nothing_fits_and_uses_the_tensor_cores(compiled: Rows) -> None:
+    assert {program.target for program in compiled} == {"sm_80", "sm_90", "gfx942"}
+    assert not faults(compiled)
+    wide = [
+        found for program, found in compiled.items() if program.target == "sm_90" and "BLOCK_R=64" in program.constants
+    ]
+    assert "HGMMA" in {found.instruction for found in wide}
+
+
+def test_a_tile_that_is_too_large_is_reported(output: dict[str, Any]) -> None:
+    control = Resources(**output["control"])
+    assert control.instruction == "HMMA"
+    program = Program("sm_80", "shrink_kernel", "bf16", "", 4)
+    assert [fault.split()[0] for fault in faults_of(program, control)] == ["spills", "asks"]
+    assert faults_of(program, Resources(40, 0, 1024, "", 0)) == ["has 0 ''"]
+
+
+def test_the_committed_table_is_what_is_compiled_now(output: dict[str, Any], compiled: Rows) -> None:
+    table, version = read_table(), output["triton"]
+    if version not in table:
+        pytest.skip(f"resources.csv has Triton {', '.join(table)}, and {version} is installed")
+    assert {program: table[version][program] for program in compiled} == compiled
+
+
+def test_the_committed_table_has_every_program_and_no_fault(output: dict[str, Any]) -> None:
+    table = read_table()
+    assert "3.7.1" in table
+    for version, rows in table.items():
+        assert rows.keys() == {Program(*program) for program in output["all"]}, version
+        assert not faults(rows), version
+
+
+def test_the_table_is_written_as_it_is_read(tmp_path: Path) -> None:
+    table: Table = read_table()
+    write_table(table, tmp_path / "again.csv")
+    assert read_table(tmp_path / "again.csv") == table

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mintbook_kernels.factors import Factors
 from mintbook_kernels.lanes import Side, column_and_width, lanes_of, target_of_lane, target_of_tile
+from mintbook_kernels.launches import gathered_expand_launch, gathered_shrink_launch
 from mintbook_kernels.segments import Segments
-from mintbook_kernels.tiles import GATHERED, blocks, tile_for
 
 
 @triton.jit
@@ -113,27 +113,21 @@ def gathered_expand_kernel(
 
 def add_update(y: Tensor, x: Tensor, factors: Factors, segments: Segments) -> None:
     """Add the update to ``y [T, ΣO]`` in place; ``h [T, J · P]`` stays in fp32 and y is rounded once."""
-    lanes = factors.targets * segments.rank
-    h = torch.empty((segments.tokens, lanes), dtype=torch.float32, device=x.device)
-    side, tile = Side.of_a(factors), tile_for(GATHERED, lanes)
-    gathered_shrink_kernel[(segments.tokens, blocks(lanes, tile.rank))](
+    h = torch.empty((segments.tokens, factors.targets * segments.rank), dtype=torch.float32, device=x.device)
+    side, launch = Side.of_a(factors), gathered_shrink_launch(segments, factors.targets)
+    gathered_shrink_kernel[launch.grid](
         *(x, side.bank, h, side.table),
         *(segments.slots, factors.start, factors.rank, factors.slots),
         *(segments.rank, x.stride(0), side.bank.stride(0), h.stride(0)),
-        J=factors.targets,
         ALIGN=side.align,
-        BLOCK_R=tile.rank,
-        BLOCK_K=tile.columns,
-        **tile.options,
+        **launch.arguments,
     )
-    side, tile = Side.of_b(factors), tile_for(GATHERED, segments.rank)
-    gathered_expand_kernel[(segments.tokens, sum(blocks(width, tile.columns) for width in side.widths))](
+    side = Side.of_b(factors)
+    launch = gathered_expand_launch(segments, side.widths)
+    gathered_expand_kernel[launch.grid](
         *(y, side.bank, h, side.table),
         *(segments.slots, factors.start, factors.rank, factors.scale, factors.slots),
         *(segments.rank, y.stride(0), side.bank.stride(0), h.stride(0)),
-        J=factors.targets,
         ALIGN=side.align,
-        BLOCK_R=tile.rank,
-        BLOCK_N=tile.columns,
-        **tile.options,
+        **launch.arguments,
     )

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from mintbook_kernels.factors import Factors
 from mintbook_kernels.lanes import Side, column_and_width, lanes_of, target_of_lane, target_of_tile
+from mintbook_kernels.launches import expand_launch, shrink_launch
 from mintbook_kernels.segments import Segments
-from mintbook_kernels.tiles import GROUPED, blocks, tile_for
 
 
 @triton.jit
@@ -149,39 +149,27 @@ def new_h(factors: Factors, segments: Segments, device: torch.device) -> Tensor:
 
 def shrink(x: Tensor, side: Side, h: Tensor, factors: Factors, segments: Segments, *, shared: bool) -> None:
     """Write ``h_j[p] = x[order[p]] bank_jᵀ``; unless ``shared``, ``s_j · x_j[order[p]] bank_jᵀ``."""
-    lanes = factors.targets * segments.rank if shared else segments.rank
-    tile = tile_for(GROUPED[x.dtype.itemsize], lanes)
-    targets = 1 if shared else factors.targets
-    shrink_kernel[(segments.chunk_slot.numel(), blocks(lanes, tile.rank), targets)](
+    launch = shrink_launch(segments, x.dtype.itemsize, factors.targets, shared=shared)
+    shrink_kernel[launch.grid](
         *(x, side.bank, h, side.table),
         *(segments.order, segments.chunk_slot, segments.chunk_start, segments.chunk_len),
         *(factors.start, factors.rank, factors.scale, factors.slots),
         *(segments.rank, x.stride(0), side.bank.stride(0), h.stride(0)),
-        SHARED=shared,
-        J=factors.targets,
         ALIGN=side.align,
-        BLOCK_M=segments.chunk_rows,
-        BLOCK_R=tile.rank,
-        BLOCK_K=tile.columns,
-        **tile.options,
+        **launch.arguments,
     )
 
 
 def expand(y: Tensor, side: Side, h: Tensor, factors: Factors, segments: Segments) -> None:
     """Add ``s_j · h_j[p] bank_j`` to ``y_j[order[p]]`` in place."""
-    tile = tile_for(GROUPED[y.dtype.itemsize], segments.rank)
-    tiles = sum(blocks(width, tile.columns) for width in side.widths)
-    expand_kernel[(segments.chunk_slot.numel(), tiles)](
+    launch = expand_launch(segments, y.dtype.itemsize, side.widths)
+    expand_kernel[launch.grid](
         *(y, side.bank, h, side.table),
         *(segments.order, segments.chunk_slot, segments.chunk_start, segments.chunk_len),
         *(factors.start, factors.rank, factors.scale, factors.slots),
         *(segments.rank, y.stride(0), side.bank.stride(0), h.stride(0)),
-        J=factors.targets,
         ALIGN=side.align,
-        BLOCK_M=segments.chunk_rows,
-        BLOCK_R=tile.rank,
-        BLOCK_N=tile.columns,
-        **tile.options,
+        **launch.arguments,
     )
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from mintbook_kernels.factors import Factors
 from mintbook_kernels.grouped_lora.triton_kernel import new_h, shrink
 from mintbook_kernels.lanes import Side, column_and_width, lanes_of, target_of_lane, target_of_tile
+from mintbook_kernels.launches import factor_grad_launch, input_grad_launch
 from mintbook_kernels.segments import Segments
-from mintbook_kernels.tiles import GROUPED, blocks, tile_for
 
 
 @triton.jit
@@ -137,41 +137,30 @@ def input_grad_kernel(
 def _add_factor_grad(
     h: Tensor, x: Tensor, side: Side, factors: Factors, segments: Segments, grads: Factors, *, shared: bool
 ) -> None:
-    lanes = factors.targets * segments.rank if shared else segments.rank
-    tile = tile_for(GROUPED[x.dtype.itemsize], lanes)
     widths = side.widths[:1] if shared else side.widths
-    tiles = sum(blocks(width, tile.columns) for width in widths)
-    factor_grad_kernel[(segments.active.numel(), blocks(lanes, tile.rank), tiles)](
+    launch = factor_grad_launch(segments, x.dtype.itemsize, factors.targets, widths, shared=shared)
+    factor_grad_kernel[launch.grid](
         *(x, side.bank, h, side.table),
         *(segments.order, segments.active, segments.active_bounds),
         *(grads.start, factors.rank, grads.rank, factors.scale, factors.slots),
         *(segments.rank, x.stride(0), side.bank.stride(0), h.stride(0)),
-        SHARED=shared,
-        J=factors.targets,
         ALIGN=side.align,
-        BLOCK_M=segments.chunk_rows,
-        BLOCK_R=tile.rank,
-        BLOCK_N=tile.columns,
-        **tile.options,
+        **launch.arguments,
     )
 
 
 def _input_grad(dh: Tensor, x: Tensor, factors: Factors, segments: Segments) -> Tensor:
-    tile = tile_for(GROUPED[x.dtype.itemsize], factors.targets * segments.rank)
     side = Side.of_a(factors)
+    launch = input_grad_launch(segments, x.dtype.itemsize, factors.targets, x.shape[1])
     every_row = segments.order.numel() == segments.tokens
     dx = torch.empty_like(x) if every_row else torch.zeros_like(x)
-    input_grad_kernel[(segments.chunk_slot.numel(), blocks(x.shape[1], tile.columns))](
+    input_grad_kernel[launch.grid](
         *(dx, side.bank, dh, side.table),
         *(segments.order, segments.chunk_slot, segments.chunk_start, segments.chunk_len),
         *(factors.start, factors.rank, factors.slots),
         *(segments.rank, dx.stride(0), side.bank.stride(0), dh.stride(0)),
-        J=factors.targets,
         ALIGN=side.align,
-        BLOCK_M=segments.chunk_rows,
-        BLOCK_R=tile.rank,
-        BLOCK_N=tile.columns,
-        **tile.options,
+        **launch.arguments,
     )
     return dx
 

@@ -89,7 +89,7 @@ class Benchmark(Shown):
         }
 
     def figure(self) -> Figure:
-        """Return a plotly figure: each ratio with its target as a line, and below it every metric's first by case."""
+        """Return a plotly figure: each ratio with its target as a line, and below it the speed of every case and side."""
         from plotly.graph_objects import Bar, Scatter
         from plotly.subplots import make_subplots
 
@@ -122,8 +122,8 @@ class Benchmark(Shown):
         rows: list[list[Value]] = []
         for name, value in self.ratios.items():
             target = self.targets.get(name)
-            rows.append([name, value, str(target) if target else "", target.verdict(value) if target else ""])
-        return Table(("ratio", "value", "target (stretch)", "verdict"), rows, limit=ROWS_SHOWN)
+            rows.append([name, f"{value:.2f}", str(target) if target else "", target.verdict(value) if target else ""])
+        return Table(("ratio", "value", "target (stretch)", "verdict"), rows, align="lrll", limit=ROWS_SHOWN)
 
     def _case_table(self) -> Table:
         rows_of_cases = [row for row in self.rows if row.case != EVERY]

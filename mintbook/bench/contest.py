@@ -94,7 +94,7 @@ class Contest:
 
     def rows(self) -> list[Row]:
         """Return what the checks found."""
-        held = Row(EVERY, EVERY, "answers held against the reference", self.held, "answers")
+        held = Row(EVERY, EVERY, "answers checked", self.held, "answers")
         return [held, Row(EVERY, EVERY, "largest gap to the reference", self.gap, "nats")]
 
     def _check(self, claims: list[Claim]) -> None:

@@ -59,7 +59,7 @@ def _plan(*, quick: bool) -> Plan:
         "vllm without LoRA": cases((32, 0)) if quick else cases(*bases),
     }
     if quick:
-        return Plan(3, 6, 2, length, engine, peers)
+        return Plan(3, 5, 2, length, engine, peers)
     return Plan(7, 12, 8, length, engine, peers, cases((32, 0), (32, 32), note="ranks 4 to 64"))
 
 

@@ -89,7 +89,7 @@ class Benchmark(Shown):
         }
 
     def figure(self) -> Figure:
-        """Return a plotly figure: each ratio with its target as a line, and below it the speed of every case and side."""
+        """Return a plotly figure: the ratios with their targets, and below them the speed of every case and side."""
         from plotly.graph_objects import Bar, Scatter
         from plotly.subplots import make_subplots
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mintbook_kernels import backend
 
 from mintbook.store.origin import code_version, package_versions, processor_name
 
@@ -41,6 +42,7 @@ class Machine:
             " ".join(_features()) or "no telling features",
             f"torch uses {torch.backends.cpu.get_cpu_capability()}",
             f"OMP_WAIT_POLICY {wait.lower()}",
+            f"LoRA kernels: {backend(torch.device('cpu')).name}",
         ]
         return cls(
             machine="; ".join(parts),

@@ -57,7 +57,8 @@ def test_the_rows_are_kept_with_machine_and_commit(result: Benchmark, out: Path)
     assert set(kept["side"]) == {"mintbook", "transformers", "peft", "merged", "every"}
     (held,) = kept.filter(metric="answers checked")["value"]
     assert held >= 20
-    assert "threads" in kept["machine"][0] and "torch" in kept["versions"][0] and kept["date"][0].startswith("20")
+    assert "threads" in kept["machine"][0] and "LoRA kernels: " in kept["machine"][0]
+    assert "torch" in kept["versions"][0] and kept["date"][0].startswith("20")
     assert result.kept_in == str(out / "decode.csv")
 
 

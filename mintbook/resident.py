@@ -11,7 +11,7 @@ from mintbook.config import EngineConfig
 from mintbook.display.live import Live
 from mintbook.engine.engine import Engine
 from mintbook.errors import ConfigError
-from mintbook.model.base import Base, load_base
+from mintbook.model.base import Base, device_of, load_base
 from mintbook.model.digest import folder_stamp
 from mintbook.model.packed_model import PackedModel
 from mintbook.runtime import Runtime
@@ -83,4 +83,4 @@ def close_runtime(runtime: Runtime) -> None:
 
 def _key(base: str | Path | None, device: str, dtype: str) -> tuple[str, str, str]:
     folder = Path(base).expanduser() if base is not None else None
-    return str(folder.resolve() if folder is not None and folder.is_dir() else base), device, dtype
+    return str(folder.resolve() if folder is not None and folder.is_dir() else base), str(device_of(device)), dtype

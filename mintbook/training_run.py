@@ -192,7 +192,7 @@ def _train(
 ) -> Revision:
     config = TrainConfig(**facts["train"])
     checkpoint = runtime.store.run_folder(run.id) / CHECKPOINT
-    state = _state(runtime, record, facts["parent"], checkpoint)
+    state = _state(runtime, record, facts["parent"], checkpoint).to(runtime.engine.model.device)
     run.forget_after(state.step)
     data = _data(runtime, examples, config, run)
     slot = runtime.residency.place(state.page)

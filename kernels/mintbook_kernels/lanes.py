@@ -9,7 +9,7 @@ rank 8 at q, k and v is 24 lanes, not three tiles. A *side* is where the J targe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from math import gcd
 
 import torch
@@ -51,8 +51,9 @@ class Side:
         return cls(banks[0], _table(numbers, banks[0].device), len(banks), gcd(16, *numbers), widths)
 
 
-# Layers of one kind have the same numbers, so that few tables are ever copied to the device.
-@lru_cache(maxsize=256)
+# Layers of one kind have the same numbers, so that few tables are ever copied to the device. None is ever dropped: a
+# captured CUDA graph reads its tables as long as it lives.
+@cache
 def _table(numbers: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor(numbers, dtype=torch.int64, device=device)
 

@@ -54,12 +54,20 @@ class Segments:
     _keep: dict[tuple[torch.dtype, int], Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, slots: Tensor | Sequence[int], starts: Tensor, ranks: Tensor, *, chunk_rows: int = 64) -> Segments:
+    def of(
+        cls,
+        slots: Tensor | Sequence[int] | NDArray[np.int32],
+        starts: Tensor,
+        ranks: Tensor,
+        *,
+        chunk_rows: int = 64,
+        device: torch.device | None = None,
+    ) -> Segments:
         """Sort a batch's rows by slot.
 
         ``slots [T]`` holds −1 for "no adapter"; ``starts [S]`` is each slot's first rank-row, ``ranks [S]`` its page
-        rank (the largest over its layers). The tables lie on the device of ``starts``; they are computed on the host,
-        so on a GPU this call waits for the three tensors. Raises `ValueError` for a slot outside −1 … S − 1.
+        rank (the largest over its layers). The tables lie on ``device``, or else on that of ``starts``. They are
+        computed on the host: of these three, what lies on a GPU is waited for, what lies on the host is not. Raises `ValueError` for a slot outside −1 … S − 1.
 
         >>> segments = Segments.of([1, -1, 0, 1], torch.tensor([0, 8]), torch.tensor([8, 4]))
         >>> segments.order.tolist(), segments.chunk_slot.tolist(), segments.chunk_len.tolist()
@@ -88,7 +96,7 @@ class Segments:
             starts=page_starts[active].astype(np.int64),
             ranks=page_ranks[active].astype(np.int64),
         )
-        on_device = _tables(starts.device, np.int32, taking_part, by_slot, active, bounds)
+        on_device = _tables(device or starts.device, np.int32, taking_part, by_slot, active, bounds)
         return cls(
             slots=on_device[0],
             order=on_device[1],
@@ -98,6 +106,26 @@ class Segments:
             chunk_rows=chunk_rows,
             rank=int(host.ranks.max(initial=0)),
             _host=host,
+        )
+
+    @classmethod
+    def for_replay(cls, slots: Tensor, bank_slots: int, rank: int) -> Segments:
+        """Return what `gathered_lora` in Triton needs of a batch whose slots change in place.
+
+        ``slots [T]`` int32 are read when a kernel runs, −1 for a row that takes no part; ``rank`` is at least the
+        largest page rank that they will ever have. What is sorted by slot is not there: no other op can use it.
+        """
+        none = np.zeros(0, np.int64)
+        nothing = slots[:0]
+        return cls(
+            slots=slots,
+            order=nothing,
+            active=nothing,
+            active_bounds=nothing,
+            bank_slots=bank_slots,
+            chunk_rows=64,
+            rank=rank,
+            _host=_Host(none, none, none, none, none),
         )
 
     @property
@@ -210,7 +238,7 @@ def _range(ascending: Integers) -> slice | None:
     return slice(first, first + len(ascending))
 
 
-def _asked(slots: Tensor | Sequence[int], count: int) -> Integers:
+def _asked(slots: Tensor | Sequence[int] | NDArray[np.int32], count: int) -> Integers:
     asked = (slots.cpu().numpy() if isinstance(slots, Tensor) else np.asarray(slots)).astype(np.int64).reshape(-1)
     if len(asked) and not (asked.min() >= -1 and asked.max() < count):
         outside = sorted({slot for slot in asked.tolist() if not -1 <= slot < count})
@@ -223,7 +251,8 @@ def _tables(device: torch.device, dtype: type[np.integer[Any]], *tables: Integer
     if device.type == "cpu":
         return tuple(torch.from_numpy(table.astype(dtype)) for table in tables)
     together, places = _joined(dtype, *tables)
-    there = torch.from_numpy(together).to(device)
+    here = torch.from_numpy(together)
+    there = (here.pin_memory() if device.type == "cuda" else here).to(device, non_blocking=True)
     return tuple(there[place] for place in places)
 
 

@@ -176,6 +176,8 @@ class Engine:
             raise MintbookError("This session's engine is closed. Open a new Session.")
 
     def _loop(self) -> None:
+        if self.model.device.type == "cuda":
+            torch.cuda.set_device(self.model.device)  # of this thread: Triton launches on the current device
         while True:
             with self._wake:
                 while not (self._closed or self._calls or self._intake.pending) and self.scheduler.idle:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-import torch
+import numpy as np
 
 from mintbook.engine.counters import Ending, Tally
 from mintbook.engine.readout import Readout
@@ -13,6 +13,7 @@ from mintbook.engine.scheduler import Scheduler
 from mintbook.engine.sequence import Sequence
 from mintbook.model.batch import NO_ADAPTER, PackedBatch, Piece
 from mintbook.model.packed_model import PackedModel
+from mintbook.model.upload import upload
 
 Planned = list[tuple[Sequence, Piece]]
 
@@ -62,7 +63,7 @@ class Stepper:
                 [piece for _, piece in planned], device=self._model.device, cache=self._scheduler.room.cache
             )
             readout = Readout(planned, batch.bounds)
-            logits = self._model.logits(batch, torch.tensor(readout.rows, device=self._model.device))
+            logits = self._model.logits(batch, *upload([np.array(readout.rows)], self._model.device))
         except Exception as error:  # noqa: BLE001 — whoever has the fault gets it
             self._read_alone(planned, error)
             return

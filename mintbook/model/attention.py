@@ -68,11 +68,9 @@ def _attend_to_cache(packed: PackedBatch, cache: KVCache, layer: int, query: Ten
     out = rows.new_empty((*rows.shape[:2], values.shape[-1]))
     if packed.decodes:
         out[packed.decode_rows] = found
-    for piece, start, end in zip(packed.pieces, packed.bounds, packed.bounds[1:], strict=False):
-        if piece.table is not None and end - start > 1:
-            seen = piece.table.rows(0, piece.start + end - start, rows.device)
-            k, v = (t.transpose(0, 1)[None] for t in cache.read(layer, seen))
-            out[start:end] = _attend(query[:, :, start:end], k, v, scaling)[0].transpose(0, 1)
+    for start, end, seen in packed.chunks:
+        k, v = (t.transpose(0, 1)[None] for t in cache.read(layer, seen))
+        out[start:end] = _attend(query[:, :, start:end], k, v, scaling)[0].transpose(0, 1)
     return out
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,12 +108,12 @@ def load_base(source: str | Path | None, *, dtype: str, device: str, progress: P
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}.")
-    _check_device(device)
+    place = device_of(device)
     say = progress or (lambda _what, _share: None)
     folder = default_base.obtain(progress=progress) if source is None else _resolve(source)
     say("reading the base", None)
     digests = digest_folder(folder)
-    model, tokenizer = _read(folder, dtype, device)
+    model, tokenizer = _read(folder, dtype, place)
     say("comparing the packed forward with the padded one", None)
     return Base(
         name=_name(source, folder),
@@ -125,15 +126,27 @@ def load_base(source: str | Path | None, *, dtype: str, device: str, progress: P
     )
 
 
-def _check_device(device: str) -> None:
+def device_of(device: str) -> torch.device:
+    """Return the device with its number, such as ``cuda:0``; raise `ConfigError` for one that is not here."""
     try:
-        kind = torch.device(device).type
+        asked = torch.device(device)
     except (RuntimeError, TypeError):
-        kind = None  # torch knows no such device
-    if kind not in ("cpu", "cuda"):
+        asked = None  # torch knows no such device
+    if asked is None or asked.type not in ("cpu", "cuda"):
         raise ConfigError(f"device is {device!r}; mintbook runs on 'cpu' and 'cuda' (which torch also calls ROCm).")
-    if kind == "cuda" and not torch.cuda.is_available():
+    if asked.type == "cpu":
+        return asked
+    if not torch.cuda.is_available():
         raise ConfigError(f"device is {device!r}, but torch finds no CUDA or ROCm device here. Use device='cpu'.")
+    count = torch.cuda.device_count()
+    if asked.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    if asked.index >= count:
+        raise ConfigError(
+            f"device is {device!r}, but there {'is 1 device' if count == 1 else f'are {count} devices'} here, numbered "
+            f"from 0. Use one of {', '.join(repr(f'cuda:{i}') for i in range(count))}."
+        )
+    return asked
 
 
 def _resolve(source: str | Path) -> Path:
@@ -160,7 +173,7 @@ def _resolve(source: str | Path) -> Path:
         ) from error
 
 
-def _read(folder: Path, dtype: str, device: str) -> tuple[nn.Module, Any]:
+def _read(folder: Path, dtype: str, device: torch.device) -> tuple[nn.Module, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -192,8 +205,11 @@ def _read(folder: Path, dtype: str, device: str) -> tuple[nn.Module, Any]:
 
 
 def _checked(model: nn.Module, folder: Path) -> Fidelity:
+    device = next(model.parameters()).device
     try:
-        return check_fidelity(model, model.config.vocab_size)  # type: ignore[union-attr, arg-type]
+        # Triton launches on the current device, whatever device its tensors are on.
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            return check_fidelity(model, model.config.vocab_size)  # type: ignore[union-attr, arg-type]
     except MintbookError:
         raise
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mintbook.errors import CapacityError
+from mintbook.model.upload import upload
 
 BLOCK = 16
 
@@ -44,9 +46,8 @@ class BlockTable:
         if self.contiguous:
             first = self.blocks[0] * BLOCK
             return slice(first + start, first + end)
-        tokens = torch.arange(start, end, device=device)
-        blocks = torch.tensor(self.blocks, device=device)
-        return blocks[tokens // BLOCK] * BLOCK + tokens % BLOCK
+        tokens = np.arange(start, end)
+        return upload([np.array(self.blocks)[tokens // BLOCK] * BLOCK + tokens % BLOCK], device)[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +59,7 @@ class Aside:
 
 
 class KVCache:
-    """Keys and values of every layer, ``[capacity, K, D]`` each (tokens, key-value heads, head size).
+    """Keys and values of every layer, ``[capacity + BLOCK, K, D]`` each (tokens, key-value heads, head size).
 
     A block is free when nobody holds it: sequences hold theirs, and a prefix that is kept holds its own once more. The
     allocator keeps a sequence's blocks side by side where it can, with room to grow, so that a prompt's chunks read a
@@ -68,6 +69,8 @@ class KVCache:
 
     def __init__(self, capacity_tokens: int, device: torch.device) -> None:
         self.blocks = max(1, capacity_tokens // BLOCK)
+        self.spare_block = self.blocks
+        """A block after the last one that no sequence ever holds: padding rows of a decode step write there."""
         self.device = device
         self._holders = [0] * self.blocks
         # 0 marks what may be taken, so that bytes.find() searches for a run of blocks.
@@ -145,7 +148,7 @@ class KVCache:
         values[rows] = value
 
     def layer(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Return all keys and all values ``[capacity, K, D]`` of one layer."""
+        """Return all keys and all values ``[capacity + BLOCK, K, D]`` of one layer."""
         return self._layers[layer]
 
     def read(self, layer: int, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
@@ -157,7 +160,7 @@ class KVCache:
         """Copy a sequence's first ``tokens`` tokens to host memory and give its blocks back."""
         rows = table.rows(0, tokens, self.device)
         layers = {
-            layer: (keys[rows].to("cpu", copy=True), values[rows].to("cpu", copy=True))
+            layer: (self._copy_out(keys[rows]), self._copy_out(values[rows]))
             for layer, (keys, values) in self._layers.items()
         }
         self.release(table)
@@ -167,10 +170,16 @@ class KVCache:
         """Copy what was set aside to the first rows of ``table``, bit for bit."""
         rows = table.rows(0, aside.tokens, self.device)
         for layer, (keys, values) in aside.layers.items():
-            self.write(layer, rows, keys.to(self.device), values.to(self.device))
+            self.write(layer, rows, keys.to(self.device, non_blocking=True), values.to(self.device, non_blocking=True))
 
     def _empty(self, like: Tensor) -> Tensor:
-        return torch.empty((self.capacity_tokens, *like.shape[1:]), dtype=like.dtype, device=like.device)
+        rows = (self.spare_block + 1) * BLOCK
+        return torch.empty((rows, *like.shape[1:]), dtype=like.dtype, device=like.device)
+
+    def _copy_out(self, numbers: Tensor) -> Tensor:
+        # Nobody waits for the copy: only `take_back` reads it, on the same stream, after it.
+        there = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=numbers.is_cuda)
+        return there.copy_(numbers, non_blocking=True)
 
     def _hold(self, block: int) -> None:
         if not self._holders[block]:

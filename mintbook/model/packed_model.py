@@ -103,7 +103,7 @@ class PackedModel:
 
     def _plan(self, batch: PackedBatch, grads: GradientPage | None) -> AdapterPlan:
         return AdapterPlan(
-            segments=self.bank.segments(batch.row_slots),
+            segments=self.bank.segments(batch.on_host.row_slots),
             factors=self.bank.factors,
             decode=grads is None and batch.decode_only,
             grads=grads.by_group if grads else None,
@@ -123,4 +123,6 @@ class PackedModel:
 
     def _one_token(self) -> None:
         with torch.no_grad():
-            self._forward(PackedBatch.of([Piece([0])], device=self.device), torch.zeros(1, dtype=torch.int64))
+            self._forward(
+                PackedBatch.of([Piece([0])], device=self.device), torch.zeros(1, dtype=torch.int64, device=self.device)
+            )

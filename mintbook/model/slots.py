@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from mintbook_kernels import Factors, Segments
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mintbook.errors import CapacityError, TargetError
 from mintbook.model.free_rows import FreeRows
+from mintbook.model.upload import upload
 from mintbook.store.page import Page, Site
 
 
@@ -49,7 +52,9 @@ class SlotBank:
         self.rows = rows
         self.tensor = torch.empty((rows, sum(site.width for site in sites)), dtype=dtype, device=device)
         self.starts = torch.zeros(rows, dtype=torch.int64, device=device)
-        self.page_ranks = torch.zeros(rows, dtype=torch.int32, device=device)
+        # Segments are made on the host, at every step: what they are made of is kept there too.
+        self._starts_here = torch.zeros(rows, dtype=torch.int64)
+        self.page_ranks = torch.zeros(rows, dtype=torch.int32)
         self._ranks = torch.zeros((len(sites), rows), dtype=torch.int32, device=device)
         self._scales = torch.zeros((len(sites), rows), dtype=torch.float32, device=device)
         self._taken: dict[int, tuple[int, int]] = {}
@@ -85,7 +90,7 @@ class SlotBank:
                         "which this base lacks."
                     )
             indices = [index_of[site] for site in sites]
-            places = torch.tensor([self._places[index] for index in indices], device=self.starts.device)
+            places = torch.tensor([self._places[index] for index in indices], device=self.tensor.device)
             self._placements[sites] = Placement(places, self._runs(sites, indices))
         return self._placements[sites]
 
@@ -104,19 +109,26 @@ class SlotBank:
         if start is None:
             start = self._close_gaps(page.rank)
         slot = self._free_slots.pop()
-        self._taken[slot] = (start, page.rank)
-        self.starts[slot] = start
+        self._settle(slot, start, page.rank)
         self.page_ranks[slot] = page.rank
-        self._ranks[placement.places, slot] = torch.tensor(page.ranks, dtype=torch.int32, device=self._ranks.device)
-        self._scales[placement.places, slot] = torch.tensor(page.scales, device=self._scales.device)
+        device = self.tensor.device
+        ranks, scales = np.array(page.ranks, np.int32), np.array(page.scales, np.float32)
+        on_device = upload([ranks, scales.view(np.int32)], device)
+        self._ranks[placement.places, slot] = on_device[0]
+        self._scales[placement.places, slot] = on_device[1].view(torch.float32)
         self.write(slot, page)
         return slot
 
     def write(self, slot: int, page: Page) -> None:
-        """Overwrite a slot's numbers with those of a page of the same layout, rounded to the bank's precision."""
+        """Overwrite a slot's numbers with those of a page of the same layout, rounded to the bank's precision.
+
+        A page in pinned memory is copied to a GPU after this returns: its numbers must not change any more.
+        """
         start, rank = self._taken[slot]
         for source, column, width in self.placement(page.sites).runs:
-            self.tensor[start : start + rank, column : column + width].copy_(page.tensor[:, source : source + width])
+            self.tensor[start : start + rank, column : column + width].copy_(
+                page.tensor[:, source : source + width], non_blocking=True
+            )
 
     def free(self, slot: int) -> None:
         """Give a slot's rows back."""
@@ -125,9 +137,9 @@ class SlotBank:
         self._ranks[:, slot] = 0
         self.page_ranks[slot] = 0
 
-    def segments(self, row_slots: Tensor) -> Segments:
-        """Sort a batch's rows by slot, once for all layers of a forward."""
-        return Segments.of(row_slots, self.starts, self.page_ranks)
+    def segments(self, row_slots: Sequence[int] | NDArray[np.int32]) -> Segments:
+        """Sort a batch's rows by slot, once for all layers of a forward; nothing is read from the device."""
+        return Segments.of(row_slots, self._starts_here, self.page_ranks, device=self.tensor.device)
 
     def _close_gaps(self, count: int) -> int:
         """Move slots towards the first row until ``count`` free rows lie side by side, and take those."""
@@ -137,12 +149,15 @@ class SlotBank:
             if new is not None and new != old:
                 # A copy in between: the rows may overlap.
                 self.tensor[new : new + rank] = self.tensor[old : old + rank].clone()
-                self._taken[slot] = (new, rank)
-                self.starts[slot] = new
+                self._settle(slot, new, rank)
             start = self._free_rows.take(count)
             if start is not None:
                 return start
         raise CapacityError(f"{count} of {self.free_rows} free rank-rows were not found. Please report this.")
+
+    def _settle(self, slot: int, start: int, rank: int) -> None:
+        self._taken[slot] = (start, rank)
+        self.starts[slot] = self._starts_here[slot] = start
 
     def _factors(self, group: tuple[int, ...]) -> Factors:
         first = self._places[group[0]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 
@@ -26,6 +26,7 @@ from mintbook.serve.residents import Resident, resident_of
 from mintbook.serve.room import Room
 from mintbook.store.page import Page
 from mintbook.store.revisions import Revision
+from mintbook.store.serving import unheard
 from mintbook.store.store import Store
 
 KNOWN = 4096
@@ -116,7 +117,7 @@ class Residency:
         self.check_base(revision.manifest.base_digest, revision.reference)
         with self._lock:
             page = self._host.get(revision.weights_digest)
-        page = page or store.serving_page(revision, self._engine.model.bank.tensor.dtype)
+        page = page or self._read(revision, store)
         with self._lock:
             self._host.pin(self._entry(revision).key, page, revision.reference)
 
@@ -209,7 +210,7 @@ class Residency:
             return
         try:
             if page is None:
-                page = store.serving_page(revision, self._engine.model.bank.tensor.dtype, watch.lap)
+                page = self._read(revision, store, watch.lap)
                 with self._lock:
                     self._host.put(entry.key, page)
             watch.lap("register")
@@ -220,6 +221,11 @@ class Residency:
         watch.lap("activate")
         self._succeed(entry, slot, watch.times())
         self._yield_to_answers(step)
+
+    def _read(self, revision: Revision, store: Store, lap: Callable[[str], None] = unheard) -> Page:
+        bank = self._engine.model.bank.tensor
+        page = store.serving_page(revision, bank.dtype, lap)
+        return page.pinned() if bank.is_cuda else page
 
     def _activate(self, model: PackedModel, entry: Entry, page: Page) -> tuple[int, int]:
         """Copy a page into a slot, in the engine; return the slot and after which step that was."""

@@ -85,6 +85,10 @@ class Page:
         """Return the page with its numbers rounded to another precision; itself when it has that one."""
         return self if self.tensor.dtype == dtype else self.like(self.tensor.to(dtype))
 
+    def pinned(self) -> Page:
+        """Return a copy in pinned host memory, from which a GPU is filled while the host goes on."""
+        return self.like(self.tensor.pin_memory())
+
     def weights_digest(self, base_digest: str) -> str:
         """Return the sha256 over base, sites, ranks, scales and the bytes of the numbers.
 

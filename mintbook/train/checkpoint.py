@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,15 @@ class TrainingState:
     best: float | None = None
     unimproved: int = 0
     best_state: TrainingState | None = None
+
+    def to(self, device: torch.device) -> TrainingState:
+        """Return the state on a device; itself when it is there."""
+        if self.page.tensor.device == device:
+            return self
+        moments = AdamW(self.optimizer.first.to(device), self.optimizer.second.to(device), self.optimizer.steps)
+        kept = self.best_state.to(device) if self.best_state is not None else None
+        page = self.page.like(self.page.tensor.to(device))
+        return replace(self, page=page, optimizer=moments, best_state=kept)
 
     def remember(self) -> None:
         """Keep a copy of the weights and moments as they are now, as the best so far."""

@@ -293,6 +293,8 @@ class EngineConfig(_Config):
     """Keep the keys and values of prompts that were read, for prompts of the same revision that begin alike."""
     batch_invariant: bool = False
     """Compute on fixed tiles, so that no bit of an answer depends on what else is in the batch; slower."""
+    packed_weights: bool = True
+    """Keep a second copy of the base's weights in the layout that this CPU multiplies with: decoding is faster."""
     host_cache_bytes: int = 1 << 30
     """Bytes of adapters that are kept in memory beside the slots."""
     loads_in_flight: int = 2
@@ -307,5 +309,5 @@ class EngineConfig(_Config):
             _integer(self, name, 1)
         for name in ("host_cache_bytes", "load_queue"):
             _integer(self, name, 0)
-        for name in ("prefix_cache", "batch_invariant"):
+        for name in ("prefix_cache", "batch_invariant", "packed_weights"):
             _flag(self, name)

@@ -26,7 +26,12 @@ class Resident:
         self.base = base
         self.config = config
         self.stamp = folder_stamp(base.folder)
-        model = PackedModel(base.model, slot_rows=config.slot_rows, batch_invariant=config.batch_invariant)
+        model = PackedModel(
+            base.model,
+            slot_rows=config.slot_rows,
+            batch_invariant=config.batch_invariant,
+            packed_weights=config.packed_weights,
+        )
         self.engine = Engine(model, base.renderer.tokenizer, config)
         self.residency = Residency(self.engine, base.digest)
         self.runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()

@@ -141,9 +141,10 @@ class Session(Shown):
         )
 
     def _memory(self) -> str:
-        bank, cache = self.engine.model.bank, self.engine.cache
+        bank, cache, packed = self.engine.model.bank, self.engine.cache, self.engine.model.packed_bytes
+        twice = f" and {bytes_text(packed)} for its copy that this CPU multiplies with" if packed else ""
         return (
-            f"{bytes_text(self.base.bytes)} base, counted once; {bytes_text(bank.used_bytes)} loaded adapters; "
+            f"{bytes_text(self.base.bytes)} base{twice}, counted once; {bytes_text(bank.used_bytes)} loaded adapters; "
             f"{bytes_text(cache.used_bytes)} KV cache in use"
         )
 

@@ -6,29 +6,30 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from mintbook.errors import BaseUnsupported
+from mintbook.model.frozen_weight import FrozenWeight
 
 
-def check_invariance(weights: Iterable[Tensor], tile: int) -> None:
-    """Raise `BaseUnsupported` unless products of ``tile`` rows give a row the same bits wherever it stands.
+def check_invariance(weights: Iterable[FrozenWeight]) -> None:
+    """Raise `BaseUnsupported` unless products of whole tiles give a row the same bits wherever it stands.
 
     Every shape of weight ``[O, H]`` is tried once: with the rows in every rotated order, and beside rows of zeros.
     """
     seen: set[tuple[torch.Size, torch.dtype]] = set()
-    for weight in weights:
+    for frozen in weights:
+        weight, tile = frozen.weight, frozen.tile or 1
         if (weight.shape, weight.dtype) in seen:
             continue
         seen.add((weight.shape, weight.dtype))
         generator = torch.Generator().manual_seed(0)
         rows = torch.randn((tile, weight.shape[1]), generator=generator).to(weight)
-        expected = linear(rows, weight)
+        expected = frozen.times(rows)
         for shift in range(1, tile):
-            _check(linear(rows.roll(shift, 0), weight), expected.roll(shift, 0), weight, tile)
+            _check(frozen.times(rows.roll(shift, 0)), expected.roll(shift, 0), weight, tile)
         alone = torch.zeros_like(rows)
         alone[tile // 2] = rows[tile // 2]
-        _check(linear(alone, weight)[tile // 2], expected[tile // 2], weight, tile)
+        _check(frozen.times(alone)[tile // 2], expected[tile // 2], weight, tile)
 
 
 def _check(found: Tensor, expected: Tensor, weight: Tensor, tile: int) -> None:

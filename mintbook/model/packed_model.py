@@ -70,10 +70,13 @@ TILE = 32
 class PackedModel:
     """The base with a slot bank attached to its linear layers.
 
-    With ``batch_invariant`` no bit of a row's logits depends on the other rows of its batch; see `product`.
+    With ``batch_invariant`` no bit of a row's logits depends on the other rows of its batch; with ``packed_weights``
+    decoding is faster on a CPU, at the price of memory (see `FrozenWeight`).
     """
 
-    def __init__(self, model: nn.Module, *, slot_rows: int, batch_invariant: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, *, slot_rows: int, batch_invariant: bool = False, packed_weights: bool = True
+    ) -> None:
         weight = next(model.parameters())
         self.model = model
         self.device = weight.device
@@ -81,10 +84,16 @@ class PackedModel:
         self.sites = linear_sites(model)
         groups = shared_inputs(model, self.sites, self._one_token)
         self.bank = SlotBank(self.sites, groups, rows=slot_rows, dtype=weight.dtype, device=weight.device)
-        self._port = attach(model, self.sites, groups, tile=TILE if batch_invariant else None)
+        tile = TILE if batch_invariant else None
+        self._port = attach(model, self.sites, groups, packed=packed_weights, tile=tile)
         self._trigger = torch.zeros(1, device=weight.device, requires_grad=True)
         if batch_invariant:
-            check_invariance(self._port.weights, TILE)
+            check_invariance(self._port.weights)
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes of the second copy of the base's weights."""
+        return sum(weight.packed_bytes for weight in self._port.weights)
 
     def logits(self, batch: PackedBatch, keep: Tensor) -> Tensor:
         """Return the logits ``[K, V]`` of the rows that ``keep [K]`` names, without gradients."""

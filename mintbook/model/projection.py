@@ -10,8 +10,8 @@ from itertools import accumulate
 import torch
 from mintbook_kernels import Factors, Segments, gathered_lora, grouped_lora
 from torch import Tensor, nn
-from torch.nn.functional import linear, pad
 
+from mintbook.model.frozen_weight import FrozenWeight
 from mintbook.store.page import Site
 
 
@@ -32,13 +32,12 @@ class AdapterPlan:
 class AdapterPort:
     """Where the layers of one model find the plan of the forward that runs now.
 
-    ``tile`` is the number of rows of a product under ``batch_invariant``, ``weights`` are those it multiplies with.
+    ``weights`` are those that they multiply with.
     """
 
-    def __init__(self, tile: int | None = None) -> None:
+    def __init__(self) -> None:
         self.plan: AdapterPlan | None = None
-        self.tile = tile
-        self.weights: list[Tensor] = []
+        self.weights: list[FrozenWeight] = []
 
     @contextmanager
     def open(self, plan: AdapterPlan | None) -> Iterator[None]:
@@ -53,15 +52,14 @@ class AdapterPort:
 class Projection:
     """``y[t] = W x[t] + s · B (A x[t])`` for the J linears that read one input, with the factors of row t's slot.
 
-    Their weights become row ranges of one matrix ``[ΣO, H]``, in place, so that base and update are one product and one
-    call each. Rows of slot −1 are the base's, bit for bit.
+    ``weight`` is ``[ΣO, H]``, the J weights one below the other. Rows of slot −1 are the base's, bit for bit.
     """
 
-    def __init__(self, linears: Sequence[nn.Linear], number: int, port: AdapterPort) -> None:
+    def __init__(self, weight: FrozenWeight, columns: Sequence[int], number: int, port: AdapterPort) -> None:
+        self.weight = weight
+        self.columns = tuple(columns)
         self.number = number
         self.port = port
-        self.columns = tuple(accumulate((part.out_features for part in linears), initial=0))
-        self.weight, self.bias = _fused(linears, self.columns)
         self._last: tuple[Tensor, AdapterPlan | None, Tensor] | None = None
 
     def part(self, x: Tensor, number: int) -> Tensor:
@@ -82,7 +80,7 @@ class Projection:
     def _all(self, x: Tensor, plan: AdapterPlan | None) -> Tensor:
         # The product is made on rows, not on [1, T, H]: the ops add to y in place, which autograd allows for no view.
         rows = x.reshape(-1, x.shape[-1])
-        y = product(rows, self.weight, self.bias, self.port.tile)
+        y = self.weight.times(rows)
         if plan is not None and not plan.segments.empty:
             factors = plan.factors[self.number]
             if plan.decode:
@@ -109,51 +107,52 @@ class ProjectionPart(nn.Module):
         return self.projection.part(x, self.number)
 
 
-class TiledLinear(nn.Module):
-    """A linear outside the projections (the unembedding) that computes on the port's fixed tiles."""
+class Unembedding(nn.Module):
+    """The base's last linear, which no adapter changes."""
 
-    def __init__(self, linear: nn.Linear, port: AdapterPort) -> None:
+    def __init__(self, linear: nn.Linear, weight: FrozenWeight) -> None:
         super().__init__()
         self.linear = linear
-        self.port = port
+        self.frozen = weight
+
+    @property
+    def weight(self) -> Tensor:
+        """The linear's own, which may be the embedding's too."""
+        return self.linear.weight
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``[…, O]`` for ``x [… , H]``."""
-        rows = x.reshape(-1, x.shape[-1])
-        y = product(rows, self.linear.weight, self.linear.bias, self.port.tile)
+        y = self.frozen.times(x.reshape(-1, x.shape[-1]))
         return y.view(*x.shape[:-1], y.shape[-1])
 
 
-def product(rows: Tensor, weight: Tensor, bias: Tensor | None, tile: int | None) -> Tensor:
-    """Return ``rows [T, H] · Wᵀ (+ bias)``; with ``tile``, in products of exactly that many rows.
-
-    A matrix product may round differently in another shape. In one shape a row's bits do not depend on the other rows,
-    nor on its place among them (`check_invariance` makes sure of it), so that fixed tiles make a row independent of
-    what else is in the batch.
-    """
-    if tile is None or (torch.is_grad_enabled() and rows.requires_grad):
-        return linear(rows, weight, bias)
-    count = rows.shape[0]
-    padded = pad(rows, (0, 0, 0, -count % tile))
-    return torch.cat([linear(part, weight, bias) for part in torch.split(padded, tile)])[:count]
-
-
 def attach(
-    model: nn.Module, sites: Sequence[Site], groups: Sequence[Sequence[int]], *, tile: int | None = None
+    model: nn.Module,
+    sites: Sequence[Site],
+    groups: Sequence[Sequence[int]],
+    *,
+    packed: bool = False,
+    tile: int | None = None,
 ) -> AdapterPort:
-    """Put projections in the place of the groups' linear layers, in place, and return the port they share."""
-    port = AdapterPort(tile)
+    """Put projections in the place of the groups' linear layers, in place, and return the port they share.
+
+    ``packed`` and ``tile`` are those of `FrozenWeight`. The weights of a group become row ranges of one matrix.
+    """
+    port = AdapterPort()
+
+    def frozen(weight: Tensor, bias: Tensor | None) -> FrozenWeight:
+        port.weights.append(FrozenWeight(weight, bias, packed=packed, tile=tile))
+        return port.weights[-1]
+
     for number, group in enumerate(groups):
         linears: list[nn.Linear] = [model.get_submodule(sites[index].name) for index in group]  # type: ignore[misc]
-        projection = Projection(linears, number, port)
-        port.weights.append(projection.weight)
+        columns = tuple(accumulate((part.out_features for part in linears), initial=0))
+        projection = Projection(frozen(*_fused(linears, columns)), columns, number, port)
         for place, (index, part) in enumerate(zip(group, linears, strict=True)):
             parent, _, child = sites[index].name.rpartition(".")
             setattr(model.get_submodule(parent), child, ProjectionPart(part, projection, place))
-    if tile is not None:
-        head: nn.Linear = model.get_output_embeddings()  # type: ignore[operator]
-        port.weights.append(head.weight)
-        model.set_output_embeddings(TiledLinear(head, port))  # type: ignore[operator]
+    head: nn.Linear = model.get_output_embeddings()  # type: ignore[operator]
+    model.set_output_embeddings(Unembedding(head, frozen(head.weight, head.bias)))  # type: ignore[operator]
     return port
 
 

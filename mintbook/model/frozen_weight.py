@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import linear, pad
@@ -41,20 +43,19 @@ class FrozenWeight:
     def _product(self, rows: Tensor) -> Tensor:
         if self.packed is None:
             return linear(rows, self.weight, self.bias)
-        found: Tensor = _MULTIPLY(rows, self.packed, self.bias, "none", [], "")
+        found: Tensor = _OPS[1](rows, self.packed, self.bias, "none", [], "")
         return found
 
 
 def _packed(weight: Tensor) -> Tensor | None:
     """Return the weight in oneDNN's layout, or ``None`` where this torch or this CPU has none for it."""
-    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or None in (_PACK, _MULTIPLY, _SUPPORTED):
+    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or None in _OPS:
         return None
-    found: Tensor | None = _PACK(weight.detach(), None) if _SUPPORTED() else None
+    pack, _, supported = _OPS
+    found: Tensor | None = pack(weight.detach(), None) if supported() else None
     return found
 
 
 # The ops that torch.compile emits for a frozen model. They are not public: a torch that lacks one goes without.
-_PACK, _MULTIPLY, _SUPPORTED = (
-    getattr(torch.ops.mkldnn, name, None)
-    for name in ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
-)
+_NAMES = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
+_OPS: list[Any] = [getattr(torch.ops.mkldnn, name, None) for name in _NAMES]

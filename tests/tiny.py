@@ -25,22 +25,32 @@ def tiny_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_base(tmp_path_factory.mktemp("base") / "tiny")
 
 
-def load_tiny(folder: Path, dtype: torch.dtype, *, batch_invariant: bool = False) -> PackedModel:
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Where the test runs: on a CPU, and once more on a GPU where there is one."""
+    import torch
+
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return str(request.param)
+
+
+def load_tiny(folder: Path, dtype: torch.dtype, *, batch_invariant: bool = False, device: str = "cpu") -> PackedModel:
     from transformers import AutoModelForCausalLM
 
     from mintbook.model.fidelity import check_fidelity
     from mintbook.model.packed_model import PackedModel
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval().requires_grad_(False)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval().requires_grad_(False)
     check_fidelity(model, model.config.vocab_size)
     return PackedModel(model, slot_rows=64, batch_invariant=batch_invariant)
 
 
 @pytest.fixture
-def tiny_model(tiny_base_folder: Path) -> PackedModel:
+def tiny_model(device: str, tiny_base_folder: Path) -> PackedModel:
     import torch
 
-    return load_tiny(tiny_base_folder, torch.float32)
+    return load_tiny(tiny_base_folder, torch.float32, device=device)
 
 
 @pytest.fixture(scope="session")
@@ -51,14 +61,15 @@ def tiny_tokenizer(tiny_base_folder: Path) -> Any:
 
 
 @pytest.fixture
-def open_session(tiny_base_folder: Path, tmp_path: Path) -> Iterator[Callable[..., Session]]:
+def open_session(device: str, tiny_base_folder: Path, tmp_path: Path) -> Iterator[Callable[..., Session]]:
     """Open sessions over the tiny base in fp32; the store is the same folder unless another is given."""
     from mintbook.session import Session
 
     opened: list[Session] = []
 
     def open_one(**options: Any) -> Session:
-        given = {"store": tmp_path / "store", "dtype": "float32", "slot_rows": 64, "kv_tokens": 2048, **options}
+        room = {"slot_rows": 64, "kv_tokens": 2048}
+        given = {"store": tmp_path / "store", "dtype": "float32", "device": device, **room, **options}
         opened.append(Session(given.pop("base", tiny_base_folder), **given))
         return opened[-1]
 

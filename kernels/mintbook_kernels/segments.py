@@ -51,12 +51,14 @@ class Segments:
     rank: int
     """The largest page rank among the active slots; 0 when no row takes part."""
     _host: _Host = field(repr=False)
+    replayed: bool = False
+    """Whether `slots` change in place; see `for_replay`."""
     _keep: dict[tuple[torch.dtype, int], Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
         cls,
-        slots: Tensor | Sequence[int] | NDArray[np.int32],
+        slots: Tensor | Sequence[int] | NDArray[np.integer[Any]],
         starts: Tensor,
         ranks: Tensor,
         *,
@@ -67,7 +69,8 @@ class Segments:
 
         ``slots [T]`` holds −1 for "no adapter"; ``starts [S]`` is each slot's first rank-row, ``ranks [S]`` its page
         rank (the largest over its layers). The tables lie on ``device``, or else on that of ``starts``. They are
-        computed on the host: of these three, what lies on a GPU is waited for, what lies on the host is not. Raises `ValueError` for a slot outside −1 … S − 1.
+        computed on the host: of the three arguments, those that lie on a GPU are waited for. Raises `ValueError` for a
+        slot outside −1 … S − 1.
 
         >>> segments = Segments.of([1, -1, 0, 1], torch.tensor([0, 8]), torch.tensor([8, 4]))
         >>> segments.order.tolist(), segments.chunk_slot.tolist(), segments.chunk_len.tolist()
@@ -126,6 +129,7 @@ class Segments:
             chunk_rows=64,
             rank=rank,
             _host=_Host(none, none, none, none, none),
+            replayed=True,
         )
 
     @property
@@ -238,7 +242,7 @@ def _range(ascending: Integers) -> slice | None:
     return slice(first, first + len(ascending))
 
 
-def _asked(slots: Tensor | Sequence[int] | NDArray[np.int32], count: int) -> Integers:
+def _asked(slots: Tensor | Sequence[int] | NDArray[np.integer[Any]], count: int) -> Integers:
     asked = (slots.cpu().numpy() if isinstance(slots, Tensor) else np.asarray(slots)).astype(np.int64).reshape(-1)
     if len(asked) and not (asked.min() >= -1 and asked.max() < count):
         outside = sorted({slot for slot in asked.tolist() if not -1 <= slot < count})

@@ -128,6 +128,7 @@ def load_base(source: str | Path | None, *, dtype: str, device: str, progress: P
 
 def device_of(device: str) -> torch.device:
     """Return the device with its number, such as ``cuda:0``; raise `ConfigError` for one that is not here."""
+    asked: torch.device | None
     try:
         asked = torch.device(device)
     except (RuntimeError, TypeError):
@@ -139,7 +140,7 @@ def device_of(device: str) -> torch.device:
     if not torch.cuda.is_available():
         raise ConfigError(f"device is {device!r}, but torch finds no CUDA or ROCm device here. Use device='cpu'.")
     count = torch.cuda.device_count()
-    if asked.index is None:
+    if str(asked) == "cuda":
         return torch.device("cuda", torch.cuda.current_device())
     if asked.index >= count:
         raise ConfigError(

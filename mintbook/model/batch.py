@@ -55,6 +55,8 @@ class PackedBatch:
     """Where every piece has its table, or ``None`` where nothing is cached, as in training."""
     device: torch.device
     on_host: RowTables[Table]
+    placed: RowTables[Tensor] | None = None
+    """Where the tables lie on the device, if somebody else has put them there."""
 
     @classmethod
     def of(cls, pieces: Sequence[Piece], *, device: torch.device, cache: KVCache | None = None) -> PackedBatch:
@@ -66,7 +68,7 @@ class PackedBatch:
     @cached_property
     def on_device(self) -> RowTables[Tensor]:
         """All that a forward reads, copied together when it is first asked for."""
-        return RowTables(*upload(self.on_host, self.device))
+        return self.placed or RowTables(*upload(self.on_host, self.device))
 
     @property
     def tokens(self) -> Tensor:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from mintbook_kernels import Factors
+from mintbook_kernels import Factors, Segments
 from torch import Tensor, nn
 
+from mintbook.errors import ConfigError
 from mintbook.model.batch import PackedBatch, Piece
+from mintbook.model.decode_graph import CudaCapture, DecodeGraphs, why_no_graphs
 from mintbook.model.invariance import check_invariance
 from mintbook.model.projection import AdapterPlan, attach
 from mintbook.model.shared_inputs import shared_inputs
@@ -78,6 +80,11 @@ class PackedModel:
         self, model: nn.Module, *, slot_rows: int, batch_invariant: bool = False, packed_weights: bool = True
     ) -> None:
         weight = next(model.parameters())
+        if batch_invariant and weight.device.type == "cuda":
+            raise ConfigError(
+                "batch_invariant is for CPUs: on a GPU the kernels of prefill and decode round differently, and their "
+                "tiles follow the largest rank in the batch. Open the session without it, or with device='cpu'."
+            )
         self.model = model
         self.device = weight.device
         self.batch_invariant = batch_invariant
@@ -89,6 +96,8 @@ class PackedModel:
         self._trigger = torch.zeros(1, device=weight.device, requires_grad=True)
         if batch_invariant:
             check_invariance(self._port.weights)
+        self.why_no_graphs = why_no_graphs(model)
+        self.graphs = None if self.why_no_graphs else DecodeGraphs(self._decode, self.bank, CudaCapture(self.device))
 
     @property
     def packed_bytes(self) -> int:
@@ -97,8 +106,13 @@ class PackedModel:
 
     def logits(self, batch: PackedBatch, keep: Tensor) -> Tensor:
         """Return the logits ``[K, V]`` of the rows that ``keep [K]`` names, without gradients."""
-        with torch.no_grad(), self._port.open(self._plan(batch, None)):
-            return self._forward(batch, keep)
+        with torch.no_grad():
+            if self.graphs is not None and batch.decode_only and batch.cache is not None:
+                replayed = self.graphs.logits(batch)
+                if replayed is not None:
+                    return replayed.index_select(0, keep)  # a copy: the next replay writes over it
+            with self._port.open(self._plan(batch, None)):
+                return self._forward(batch, keep)
 
     def backward(self, batch: PackedBatch, keep: Tensor, grads: GradientPage, loss_of: LossOf) -> Tensor:
         """Run a forward, ``loss_of(logits [K, V])`` and its backward, and return the loss.
@@ -110,6 +124,10 @@ class PackedModel:
             loss.backward()  # type: ignore[no-untyped-call]
             return loss.detach()
 
+    def _decode(self, batch: PackedBatch, segments: Segments) -> Tensor:
+        with torch.no_grad(), self._port.open(AdapterPlan(segments, self.bank.factors, decode=True)):
+            return self._forward(batch, 0)
+
     def _plan(self, batch: PackedBatch, grads: GradientPage | None) -> AdapterPlan:
         return AdapterPlan(
             segments=self.bank.segments(batch.on_host.row_slots),
@@ -119,7 +137,7 @@ class PackedModel:
             trigger=self._trigger if grads else None,
         )
 
-    def _forward(self, batch: PackedBatch, keep: Tensor) -> Tensor:
+    def _forward(self, batch: PackedBatch, keep: Tensor | int) -> Tensor:
         out = self.model(
             input_ids=batch.tokens[None],
             position_ids=batch.positions[None],

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from mintbook_kernels import Factors, Segments
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mintbook.errors import CapacityError, TargetError
 from mintbook.model.free_rows import FreeRows
-from mintbook.model.upload import upload
+from mintbook.model.upload import Table, upload
 from mintbook.store.page import Page, Site
 
 
@@ -137,7 +136,11 @@ class SlotBank:
         self._ranks[:, slot] = 0
         self.page_ranks[slot] = 0
 
-    def segments(self, row_slots: Sequence[int] | NDArray[np.int32]) -> Segments:
+    def largest_rank(self, row_slots: Table) -> int:
+        """Return the largest rank of the slots in a batch's rows, 0 where there are none."""
+        return int(self.page_ranks.numpy()[row_slots[row_slots >= 0]].max(initial=0))
+
+    def segments(self, row_slots: Sequence[int] | Table) -> Segments:
         """Sort a batch's rows by slot, once for all layers of a forward; nothing is read from the device."""
         return Segments.of(row_slots, self._starts_here, self.page_ranks, device=self.tensor.device)
 

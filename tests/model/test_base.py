@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from mintbook.errors import BaseUnavailable, BaseUnsupported, ConfigError
 from mintbook.model import fidelity
-from mintbook.model.base import Base, load_base
+from mintbook.model.base import Base, device_of, load_base
 
 
 @pytest.fixture
@@ -45,6 +45,18 @@ def test_a_device_that_is_not_here_is_refused(folder: Path, monkeypatch: pytest.
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="Use device='cpu'"):
         load_base(folder, dtype="float32", device="cuda")
+
+
+@pytest.mark.parametrize(("count", "said"), [(1, "there is 1 device here"), (2, "there are 2 devices here")])
+def test_a_number_beyond_the_devices_that_are_here_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, count: int, said: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: count - 1)
+    with pytest.raises(ConfigError, match=f"{said}, numbered from 0. Use one of 'cuda:0'"):
+        load_base(folder, dtype="float32", device="cuda:9")
+    assert str(device_of("cuda")) == str(device_of(f"cuda:{count - 1}")) == f"cuda:{count - 1}"
 
 
 def change_config(folder: Path, **changes: object) -> None:

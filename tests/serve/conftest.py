@@ -18,13 +18,13 @@ def tiny_base(tiny_base_folder: Path) -> Base:
 
 
 @pytest.fixture
-def open_place(tiny_base: Base, tmp_path: Path) -> Iterator[Callable[..., Place]]:
+def open_place(device: str, tiny_base: Base, tmp_path: Path) -> Iterator[Callable[..., Place]]:
     """Make places over one base and one store."""
     opened: list[Place] = []
     with Store.open(tmp_path / "store") as store:
 
         def make(**options: int) -> Place:
-            opened.append(Place(tiny_base, store, **options))
+            opened.append(Place(tiny_base, store, device, **options))
             return opened[-1]
 
         yield make

@@ -26,12 +26,11 @@ from mintbook.store.store import Store
 class Place:
     """One base, one store, one residency; ``options`` are fields of `EngineConfig`."""
 
-    def __init__(self, base: Base, store: Store, **options: int) -> None:
+    def __init__(self, base: Base, store: Store, device: str = "cpu", **options: int) -> None:
         config = EngineConfig(**{"slot_rows": 64, "kv_tokens": 2048, **options})
         self.base, self.store = base, store
-        self.engine = Engine(
-            PackedModel(deepcopy(base.model), slot_rows=config.slot_rows), base.renderer.tokenizer, config
-        )
+        model = PackedModel(deepcopy(base.model).to(device), slot_rows=config.slot_rows)
+        self.engine = Engine(model, base.renderer.tokenizer, config)
         self.residency = Residency(self.engine, base.digest)
         self.reads: list[str] = []
         self.reading = threading.Semaphore(0)

@@ -28,6 +28,8 @@ def gathered_lora(y: Tensor, x: Tensor, factors: Factors, segments: Segments, *,
     if segments.empty:
         return y
     name = backend_name(x, backend)
+    if segments.replayed and name != "triton":
+        raise ValueError(f"Segments made for_replay are for Triton; the backend is {name!r}. Use Segments.of.")
     if name == "native":
         native.add_update(y, x, factors, segments)
         return y

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +13,7 @@ from mintbook.engine.request import Choice
 from mintbook.engine.sampler import choose, not_finite
 from mintbook.engine.sequence import Sequence as Running
 from mintbook.model.batch import Piece
+from mintbook.model.upload import upload
 
 _ROWS_AT_ONCE = 64
 
@@ -62,9 +65,10 @@ class Readout:
 
 def _logprobs(logits: Tensor, targets: Sequence[int], revision: str) -> list[float]:
     """Return log_softmax(logits)[i, targets[i]], in fp32 for a few rows at a time; raise as `choose` says."""
-    wanted = torch.tensor(targets, device=logits.device)[:, None]
+    wanted = upload([np.array(targets)], logits.device)[0][:, None]
     parts = zip(torch.split(logits, _ROWS_AT_ONCE), torch.split(wanted, _ROWS_AT_ONCE), strict=True)
     found = torch.cat([torch.log_softmax(rows.float(), dim=-1).gather(1, which)[:, 0] for rows, which in parts])
-    if not bool(found.isfinite().all()):
+    numbers: list[float] = found.tolist()
+    if not all(map(isfinite, numbers)):
         raise not_finite(revision)
-    return found.tolist()
+    return numbers

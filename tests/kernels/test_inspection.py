@@ -76,6 +76,7 @@ def test_it_counts_what_the_kernels_do(
     frame = inspected(case, op, backward=run is training)
     assert frame["kernel"].to_list() == [launch.kernel for launch in launches]
     sides = "ABBABA" if run is training else "AB"
+    used = [slot for slot in case.slots.unique().tolist() if slot >= 0]
     for row, launch, side in zip(frame.iter_rows(named=True), launches, sides, strict=True):
         kernel = row["kernel"]
         assert tuple(row["grid"]) == launch.grid, kernel
@@ -83,6 +84,8 @@ def test_it_counts_what_the_kernels_do(
         assert row["idle_blocks"] == launch.programs - len(launch.working), kernel
         assert row["bytes_read"] == sum(launch.read.values()), kernel
         assert row["bytes_written"] == sum(launch.written.values()), kernel
+        assert row["rows"] == int(case.adapted.any(1).sum()), kernel
+        assert row["rank_rows"] == int(case.factors.rank[:, used].sum()), kernel
         assert row["flops"] == 2 * products(case, side), kernel
         assert 1 - row["padding"] == pytest.approx(products(case, side) / launch.computed), kernel
 

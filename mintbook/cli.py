@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mintbook.errors import MintbookError
 
-BENCHMARKS = ("decode", "prefill")
+BENCHMARKS = ("decode", "prefill", "load", "readiness")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

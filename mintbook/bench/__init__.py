@@ -9,13 +9,15 @@ from typing import Any
 
 from mintbook.bench.benchmark import Benchmark, Target
 from mintbook.bench.decoding import Decode
+from mintbook.bench.loading import Load
+from mintbook.bench.policies import Readiness
 from mintbook.bench.prefilling import Prefill
 from mintbook.bench.setting import Setting
 from mintbook.bench.subject import Subject, run
 
-SUBJECTS: dict[str, Subject] = {subject.name: subject for subject in (Decode(), Prefill())}
+SUBJECTS: dict[str, Subject] = {subject.name: subject for subject in (Decode(), Prefill(), Load(), Readiness())}
 
-__all__ = ["SUBJECTS", "Benchmark", "Setting", "Subject", "Target", "decode", "prefill", "run"]
+__all__ = ["SUBJECTS", "Benchmark", "Setting", "Subject", "Target", "decode", "load", "prefill", "readiness", "run"]
 
 
 def decode(**options: Any) -> Benchmark:
@@ -26,3 +28,13 @@ def decode(**options: Any) -> Benchmark:
 def prefill(**options: Any) -> Benchmark:
     """Measure the reading of prompts with many adapters over the base's, and beside transformers, PEFT and vLLM."""
     return run(SUBJECTS["prefill"], Setting(**options))
+
+
+def load(**options: Any) -> Benchmark:
+    """Measure how fast adapters come from the store into slots, cold and warm, and beside PEFT's ``load_adapter``."""
+    return run(SUBJECTS["load"], Setting(**options))
+
+
+def readiness(**options: Any) -> Benchmark:
+    """Measure what a wave of new adapters does to tenants that are served, under three policies of loading."""
+    return run(SUBJECTS["readiness"], Setting(**options))

@@ -11,6 +11,7 @@ from mintbook.config import SampleConfig
 from mintbook.display import Card, Facts, Note, Table
 from mintbook.display.quantity import Value, bytes_text, number_text
 from mintbook.display.shown import Shown
+from mintbook.feed import Happening
 from mintbook.prewarming import start_prewarm
 from mintbook.run import Run
 from mintbook.runtime import Prompt, Runtime
@@ -91,6 +92,14 @@ class Fleet(Shown):
     def residency_counters(self) -> ResidencyCounters:
         """Hits, loads, refusals and evictions on this base so far, and what is in memory now."""
         return self._runtime.residency.counters()
+
+    def events(self, after: int = 0, *, wait_s: float = 0.0) -> list[Happening]:
+        """Return what has happened to adapters and requests on this base after event number ``after``.
+
+        A live display asks again with the last one's ``seq``. ``wait_s`` waits that long for the first. Kinds: loading,
+        loaded, ``load failed``, ``load refused``, adopted, ready, evicted, refused, preempted.
+        """
+        return self._runtime.engine.feed.since(after, wait_s=wait_s)
 
     def card(self) -> Card:
         """Return the fleet as a table of its first records, with what is loaded now."""

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = [  # the ground floor first; rooms of one floor are blind to each other
     ["errors"],
-    ["config", "events", "display"],
+    ["config", "events", "feed", "display"],
     ["store"],
     ["model"],
     ["engine"],

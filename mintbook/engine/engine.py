@@ -20,6 +20,7 @@ from mintbook.engine.request import Request
 from mintbook.engine.scheduler import Scheduler
 from mintbook.engine.step import Stepper
 from mintbook.errors import ConfigError, MintbookError
+from mintbook.feed import EventFeed
 from mintbook.model.batch import NO_ADAPTER, PackedBatch, Piece
 from mintbook.model.kv_cache import BLOCK, KVCache
 from mintbook.model.packed_model import PackedModel
@@ -49,7 +50,9 @@ class Engine:
         self.call_share = call_share
         self.config = config = config or EngineConfig()
         self.cache = KVCache(config.kv_tokens, model.device)
-        self.scheduler = Scheduler(self.cache, config)
+        self.feed = EventFeed()
+        """What happens to requests and adapters on this engine."""
+        self.scheduler = Scheduler(self.cache, config, self.feed)
         self._tally = Tally()
         self._stepper = Stepper(model, self.scheduler, self._tally)
         self._wake = threading.Condition()

@@ -77,6 +77,8 @@ class Intake:
         waiting = self._scheduler.waiting_count + len(self.loading) + max(0, len(self._arrived) - free)
         if waiting >= self._scheduler.config.queue_limit:
             retry = self._tally.refuse()
+            revision = sequence.request.revision
+            self._scheduler.feed.say("refused", revision=revision, waiting=waiting, retry_after_s=retry)
             raise CapacityError(
                 f"{waiting} requests wait, and queue_limit is {self._scheduler.config.queue_limit}. "
                 f"Ask again in {retry:.2g} s, or open the session with a larger queue_limit.",

@@ -13,6 +13,7 @@ from mintbook.engine.fair_order import FairOrder
 from mintbook.engine.room import Room
 from mintbook.engine.sequence import Sequence
 from mintbook.errors import MintbookError
+from mintbook.feed import EventFeed
 from mintbook.model.batch import NO_ADAPTER, Piece
 from mintbook.model.kv_cache import KVCache
 
@@ -27,8 +28,9 @@ class Scheduler:
     goes on, bit for bit, before anything new of its adapter starts.
     """
 
-    def __init__(self, cache: KVCache, config: EngineConfig) -> None:
+    def __init__(self, cache: KVCache, config: EngineConfig, feed: EventFeed | None = None) -> None:
         self.config = config
+        self.feed = feed or EventFeed()
         self.room = Room(cache, fixed_chunks=config.batch_invariant)
         self.fair = FairOrder()
         self.running: list[Sequence] = []
@@ -170,6 +172,7 @@ class Scheduler:
         self._in_line += 1
         self._aside.add(sequence)
         self.preemptions += 1
+        self.feed.say("preempted", revision=sequence.request.revision, tokens=len(sequence.tokens))
 
     def _step_out(self, sequence: Sequence) -> None:
         line = self._lines[sequence.tenant]

@@ -50,7 +50,8 @@ class Residency:
         self._lock = threading.Lock()
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._tally = Tally()
-        self._room = Room(engine.model.bank.rows, self._lock, self._tally)
+        self._feed = engine.feed
+        self._room = Room(engine.model.bank.rows, self._lock, self._tally, self._feed)
         self._own = OwnSlots(engine, self._room)
         self._host = HostCache(engine.config.host_cache_bytes)
         self._loader = Loader(engine.config.loads_in_flight, engine.config.load_queue)
@@ -98,6 +99,7 @@ class Residency:
                 entry.ready = True  # its receipt was made in this slot
                 entry.last_used = time.time()
                 self._room.settle(entry, self._own.take_over(slot))
+                self._feed.say("adopted", revision=revision.reference, slot=slot)
         if known:
             self.discard(slot)
 
@@ -148,6 +150,8 @@ class Residency:
         """Say that a leased revision's effect was seen in its slot."""
         with self._lock:
             lease.entry.ready = not lease.ended
+        if not lease.ended:
+            self._feed.say("ready", revision=lease.entry.revision.reference, slot=lease.entry.slot)
 
     def check_base(self, base_digest: str, what: str) -> None:
         """Raise `BaseMismatch` unless ``what`` belongs to the resident base."""
@@ -190,9 +194,12 @@ class Residency:
             self._loader.submit(lambda: self._load(entry, revision, store, watch))
         except BaseException as error:
             self._room.give(entry)
-            self._tally.refusals += isinstance(error, CapacityError)
+            if isinstance(error, CapacityError):
+                self._tally.refusals += 1
+                self._feed.say("load refused", revision=revision.reference, retry_after_s=error.retry_after_s)
             raise
         entry.loading = True
+        self._feed.say("loading", revision=revision.reference)
 
     def _load(self, entry: Entry, revision: Revision, store: Store, watch: Stopwatch) -> None:
         """Bring one revision into a slot, in a thread of the loader."""
@@ -248,6 +255,7 @@ class Residency:
             self._loader.recent.append(times)
             waiters, entry.waiters = entry.waiters, []
             self._end_load(entry)
+        self._feed.say("loaded", revision=entry.revision.reference, slot=slot, **times.to_dict())
         for lease in waiters:
             if lease.slot.set_running_or_notify_cancel():
                 lease.slot.set_result(slot)
@@ -260,6 +268,7 @@ class Residency:
                 lease.ended = True
                 self._room.give(entry)
             self._end_load(entry)
+        self._feed.say("load failed", revision=entry.revision.reference, error=str(error))
         for lease in waiters:
             if lease.slot.set_running_or_notify_cancel():
                 lease.slot.set_exception(error)

@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 
 from mintbook.errors import AdapterError, CapacityError, ConfigError
+from mintbook.feed import EventFeed
 from mintbook.model.packed_model import PackedModel
 from mintbook.serve.counters import Tally
 from mintbook.serve.lease import Entry
@@ -19,11 +20,12 @@ class Room:
     order in which they fell idle. Its methods are called with ``lock`` held, but for `load`, which runs in the engine.
     """
 
-    def __init__(self, rows: int, lock: threading.Lock, tally: Tally) -> None:
+    def __init__(self, rows: int, lock: threading.Lock, tally: Tally, feed: EventFeed) -> None:
         self.rows = rows
         self.promised = 0
         self.lock = lock
         self._tally = tally
+        self._feed = feed
         self._idle: OrderedDict[str, Entry] = OrderedDict()
 
     def check_rank(self, rank: int, what: str) -> None:
@@ -78,5 +80,6 @@ class Room:
                     _, evicted = self._idle.popitem(last=False)
                     slot, evicted.slot, evicted.ready = evicted.slot, None, False
                     self._tally.evictions += 1
+                    self._feed.say("evicted", revision=evicted.revision.reference, slot=slot)
                 if slot is not None:
                     model.bank.free(slot)

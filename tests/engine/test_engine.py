@@ -13,7 +13,7 @@ import torch
 
 from mintbook.config import EngineConfig, SampleConfig
 from mintbook.engine.engine import Engine
-from mintbook.engine.request import Completion, Request
+from mintbook.engine.request import Choice, Completion, Request
 from mintbook.engine.sampler import Sampler
 from mintbook.errors import CapacityError, ConfigError, MintbookError
 from mintbook.model.packed_model import PackedModel
@@ -153,13 +153,13 @@ def test_a_failing_step_fails_its_requests_and_the_loop_lives_on(
 def test_one_requests_fault_is_its_own(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     ended = []
     good = engine.submit(ask(engine, "hello", max_tokens=30))
-    real = Sampler.draw
+    real = Sampler.take
 
-    def broken(sampler: Sampler, row: torch.Tensor, likeliest: torch.Tensor) -> torch.Tensor:
-        return real(sampler, row, likeliest) if sampler.config.seed != 13 else row[1 // 0]
+    def broken(sampler: Sampler, drawn: list[float]) -> Choice:
+        return real(sampler, drawn) if sampler.config.seed != 13 else Choice(1 // 0)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Sampler, "draw", broken)
+        patch.setattr(Sampler, "take", broken)
         bad = engine.submit(ask(engine, "hello", max_tokens=30, seed=13), on_end=lambda: ended.append(1))
         with pytest.raises(ZeroDivisionError):
             bad.result()

@@ -5,10 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+from mintbook_kernels import backend
 from torch import Tensor
 
-from mintbook.errors import BaseUnsupported
+from mintbook.errors import BaseUnsupported, ConfigError
 from mintbook.model.frozen_weight import FrozenWeight
+
+
+def check_kernels(device: torch.device, dtype: torch.dtype) -> None:
+    """Raise `ConfigError` unless the op runs that keeps a row's bits in every batch: the compiled one, on a CPU.
+
+    On a GPU prefill and decode round differently, in tiles that follow the largest rank in the batch; plain torch
+    chooses how it sums by the shape of the whole batch.
+    """
+    found = backend(device, dtype=dtype)
+    if found.name != "native":
+        raise ConfigError(
+            "batch_invariant needs the compiled op for CPUs, and here the kernels are "
+            f"{found.name} ({found.reason}). Open the session without batch_invariant."
+        )
 
 
 def check_invariance(weights: Iterable[FrozenWeight]) -> None:

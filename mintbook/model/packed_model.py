@@ -8,10 +8,9 @@ import torch
 from mintbook_kernels import Factors, Segments
 from torch import Tensor, nn
 
-from mintbook.errors import ConfigError
 from mintbook.model.batch import PackedBatch, Piece
 from mintbook.model.decode_graph import CudaCapture, DecodeGraphs, why_no_graphs
-from mintbook.model.invariance import check_invariance
+from mintbook.model.invariance import check_invariance, check_kernels
 from mintbook.model.projection import AdapterPlan, attach
 from mintbook.model.shared_inputs import shared_inputs
 from mintbook.model.sites import linear_sites
@@ -80,11 +79,8 @@ class PackedModel:
         self, model: nn.Module, *, slot_rows: int, batch_invariant: bool = False, packed_weights: bool = True
     ) -> None:
         weight = next(model.parameters())
-        if batch_invariant and weight.device.type == "cuda":
-            raise ConfigError(
-                "batch_invariant is for CPUs: on a GPU the kernels of prefill and decode round differently, and their "
-                "tiles follow the largest rank in the batch. Open the session without it, or with device='cpu'."
-            )
+        if batch_invariant:
+            check_kernels(weight.device, weight.dtype)
         self.model = model
         self.device = weight.device
         self.batch_invariant = batch_invariant

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from asking import adapters, ask
+from mintbook_kernels.native import library
 from tiny import load_tiny
 
 from mintbook.config import EngineConfig
 from mintbook.engine.engine import Engine
 from mintbook.engine.request import Completion, Request
+from mintbook.errors import ConfigError
 
 Asked = tuple[Request, int]
 
@@ -32,6 +34,7 @@ def bits(answer: Completion) -> tuple[object, ...]:
     return answer.tokens, answer.logprobs
 
 
+@pytest.mark.skipif(not library.available(), reason=f"no compiled op: {library.why_missing()}")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_answer_has_the_same_bits_alone_and_in_any_company(
     tiny_base_folder: Path, tiny_tokenizer: object, dtype: torch.dtype
@@ -62,6 +65,14 @@ def test_an_answer_has_the_same_bits_alone_and_in_any_company(
             prefix_cache=bool(seed % 2),
         )
         assert answers(config, order, together=True) == alone, config
+
+
+def test_kernels_whose_bits_depend_on_the_batch_are_refused(
+    tiny_base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINTBOOK_KERNELS", "torch")
+    with pytest.raises(ConfigError, match=r"the kernels are torch \(.*\). Open the session without"):
+        load_tiny(tiny_base_folder, torch.float32, batch_invariant=True)
 
 
 def test_without_it_company_changes_bits_but_not_beyond_rounding(

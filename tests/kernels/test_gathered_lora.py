@@ -18,7 +18,7 @@ from lora_cases import (
     with_swapped_adapters,
     with_swapped_targets,
 )
-from mintbook_kernels import gathered_lora
+from mintbook_kernels import Segments, gathered_lora
 from mintbook_kernels.gathered_lora.reference import gathered_lora as reference
 from tolerances import TOLERANCE
 from torch import Tensor
@@ -81,3 +81,17 @@ def test_a_call_that_would_need_a_gradient_is_refused() -> None:
     case = make_case(torch.tensor([2], device=DEVICE), torch.float32)
     with pytest.raises(ValueError, match="grouped_lora"):
         gathered_lora(case.y, case.x.requires_grad_(), case.factors, case.segments)
+
+
+def test_slots_that_change_in_place_are_followed_by_triton_and_refused_by_the_others() -> None:
+    case = make_case(torch.tensor([2, -1, 5], device=DEVICE), torch.float32)
+    slots = case.slots.int()
+    segments = Segments.for_replay(slots, case.factors.slots, 64)
+    for now in ([2, -1, 5], [-1, 4, -1], [6, 3, 3]):
+        slots.copy_(torch.tensor(now))
+        found = gathered_lora(case.y.clone(), case.x, case.factors, segments, backend="triton")
+        wanted = reference(case.y, case.x, case.factors, torch.tensor(now, device=DEVICE))
+        assert_matches(found, wanted, torch.float32, case.y.double())
+    for backend in ("torch", *NATIVE):
+        with pytest.raises(ValueError, match="for_replay are for Triton"):
+            gathered_lora(case.y, case.x, case.factors, segments, backend=backend)

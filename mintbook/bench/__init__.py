@@ -13,11 +13,24 @@ from mintbook.bench.loading import Load
 from mintbook.bench.policies import Readiness
 from mintbook.bench.prefilling import Prefill
 from mintbook.bench.setting import Setting
+from mintbook.bench.soaking import Soak
 from mintbook.bench.subject import Subject, run
 
-SUBJECTS: dict[str, Subject] = {subject.name: subject for subject in (Decode(), Prefill(), Load(), Readiness())}
+SUBJECTS: dict[str, Subject] = {s.name: s for s in (Decode(), Prefill(), Load(), Readiness(), Soak())}
 
-__all__ = ["SUBJECTS", "Benchmark", "Setting", "Subject", "Target", "decode", "load", "prefill", "readiness", "run"]
+__all__ = [
+    "SUBJECTS",
+    "Benchmark",
+    "Setting",
+    "Subject",
+    "Target",
+    "decode",
+    "load",
+    "prefill",
+    "readiness",
+    "run",
+    "soak",
+]
 
 
 def decode(**options: Any) -> Benchmark:
@@ -38,3 +51,8 @@ def load(**options: Any) -> Benchmark:
 def readiness(**options: Any) -> Benchmark:
     """Measure what a wave of new adapters does to tenants that are served, under three policies of loading."""
     return run(SUBJECTS["readiness"], Setting(**options))
+
+
+def soak(**options: Any) -> Benchmark:
+    """Keep a tiny base at its limit with failures, cancellations and evictions, and hold every answer to its own."""
+    return run(SUBJECTS["soak"], Setting(**options))

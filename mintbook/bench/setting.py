@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,12 @@ class Setting:
     out: str | Path | None = None
     """Folder of the rows; ``None``: that of the checkout, ``mintbook-bench`` elsewhere, and for a quick run nowhere."""
 
+    seconds: float | None = None
+    """How long the soak goes on; ``None``: 600 s, and 30 s for a quick one."""
+
     def __post_init__(self) -> None:
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
+            raise ConfigError(f"seconds is {self.seconds!r}; a soak goes on for more than none.")
         if not 1 <= self.threads <= processors():
             raise ConfigError(f"threads is {self.threads!r}; this process may use 1 to {processors()} processors.")
 

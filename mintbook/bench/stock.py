@@ -72,17 +72,25 @@ class Stock:
     store: Store
     revisions: tuple[Revision, ...]
 
+    def spoil(self, revision: Revision) -> None:
+        """Flip a bit of a revision's weights on disk."""
+        path = self.file(revision)
+        content = bytearray(path.read_bytes())
+        content[-7] ^= 1
+        path.write_bytes(content)
+
     def drop_from_page_cache(self, revisions: Sequence[Revision]) -> bool:
         """Ask the system to forget the revisions' files; return whether it has forgotten every one."""
-        forgotten = [_forgotten(self._file(revision)) for revision in revisions]
+        forgotten = [_forgotten(self.file(revision)) for revision in revisions]
         return all(forgotten)
 
     def read_into_page_cache(self, revisions: Sequence[Revision]) -> None:
         """Read the revisions' files once."""
         for revision in revisions:
-            self._file(revision).read_bytes()
+            self.file(revision).read_bytes()
 
-    def _file(self, revision: Revision) -> Path:
+    def file(self, revision: Revision) -> Path:
+        """Return the file of a revision's weights."""
         return self.store.path / "blobs" / revision.blob[:2] / revision.blob
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mintbook.errors import MintbookError
 
-BENCHMARKS = ("decode", "prefill", "load", "readiness", "soak")
+BENCHMARKS = ("decode", "prefill", "load", "handoff", "readiness", "soak")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from mintbook.bench.benchmark import Benchmark, Target
 from mintbook.bench.decoding import Decode
+from mintbook.bench.handover import Handoff
 from mintbook.bench.loading import Load
 from mintbook.bench.policies import Readiness
 from mintbook.bench.prefilling import Prefill
@@ -16,7 +17,7 @@ from mintbook.bench.setting import Setting
 from mintbook.bench.soaking import Soak
 from mintbook.bench.subject import Subject, run
 
-SUBJECTS: dict[str, Subject] = {s.name: s for s in (Decode(), Prefill(), Load(), Readiness(), Soak())}
+SUBJECTS: dict[str, Subject] = {s.name: s for s in (Decode(), Prefill(), Load(), Handoff(), Readiness(), Soak())}
 
 __all__ = [
     "SUBJECTS",
@@ -25,6 +26,7 @@ __all__ = [
     "Subject",
     "Target",
     "decode",
+    "handoff",
     "load",
     "prefill",
     "readiness",
@@ -46,6 +48,11 @@ def prefill(**options: Any) -> Benchmark:
 def load(**options: Any) -> Benchmark:
     """Measure how fast adapters come from the store into slots, cold and warm, and beside PEFT's ``load_adapter``."""
     return run(SUBJECTS["load"], Setting(**options))
+
+
+def handoff(**options: Any) -> Benchmark:
+    """Measure the way from trainer to server by the adapter alone, and by merged weights."""
+    return run(SUBJECTS["handoff"], Setting(**options))
 
 
 def readiness(**options: Any) -> Benchmark:

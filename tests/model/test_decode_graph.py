@@ -121,7 +121,10 @@ def test_replays_equal_the_ordinary_path_as_batches_shrink_grow_and_change_place
 
 
 def test_padding_rows_change_nothing_and_touch_only_the_block_of_nobody(decoding: Decoding) -> None:
-    slot = decoding.model.bank.load(page_of(decoding.model, 4, 3))
+    broken = page_of(decoding.model, 4, 3)
+    broken.tensor.fill_(float("nan"))
+    first, slot = decoding.model.bank.load(broken), decoding.model.bank.load(page_of(decoding.model, 4, 3))
+    assert first == 0
     decoding.begin([slot] * 5)
     before = [tuple(t.clone() for t in decoding.cache.layer(layer)) for layer in decoding.cache._layers]
     fewer = decoding.replayed(dict.fromkeys((0, 2, 4), slot))
@@ -131,6 +134,9 @@ def test_padding_rows_change_nothing_and_touch_only_the_block_of_nobody(decoding
         for old, new in zip(kept, decoding.cache.layer(layer), strict=True):
             changed = {i for i in range(spare + BLOCK) if not torch.equal(old[i].nan_to_num(), new[i].nan_to_num())}
             assert written <= changed <= written | {spare}
+    (recorded,) = decoding.graphs._recorded.values()
+    with decoding.by_triton():
+        assert recorded.replay().isfinite().all(), "a padding row has an adapter"
     full = decoding.replayed(dict.fromkeys((0, 2, 4, 1), slot))
     assert torch.equal(full[:3], fewer)
     assert decoding.recorder.recorded == 1

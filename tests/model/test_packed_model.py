@@ -188,6 +188,20 @@ def test_the_bank_says_when_it_is_full_and_reuses_freed_rows(model: PackedModel)
     assert again == slots[1]
 
 
+def test_a_slot_number_that_is_used_again_keeps_nothing_of_the_layers_that_the_new_adapter_leaves_alone(
+    model: PackedModel,
+) -> None:
+    old = model.bank.load(random_page(model, 8, 1))
+    model.bank.free(old)
+    page = random_page(model, 8, 2, "attention")
+    again = model.bank.load(page)
+    assert again == old
+    tokens = sequences()[1]
+    torch.testing.assert_close(
+        all_logits(model, [Piece(tokens, again)])[0], merged_logits(model, page, tokens), rtol=1e-4, atol=1e-4
+    )
+
+
 def test_an_adapter_of_another_base_is_refused(model: PackedModel) -> None:
     page = random_page(model, 2, 0)
     other = Page(

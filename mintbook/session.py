@@ -119,7 +119,9 @@ class Session(Shown):
 
     def card(self) -> Card:
         """Return the base, the store and what computes what, on one card."""
-        kernel = mintbook_kernels.backend(self.base.device)
+        model = self._runtime.engine.model
+        kernel = mintbook_kernels.backend(self.base.device, dtype=model.bank.tensor.dtype)
+        on_gpu = [("decode steps", model.decode_steps)] if model.device.type == "cuda" else []
         blocks: list[Block] = [
             Facts(
                 [
@@ -127,6 +129,7 @@ class Session(Shown):
                     ("memory", self._memory()),
                     ("requests", self._requests()),
                     ("LoRA kernels", f"{kernel.name}: {kernel.reason}"),
+                    *on_gpu,
                 ]
             ),
             *self.base.card().blocks,

@@ -66,12 +66,10 @@ class DecodeGraphs:
     written whole before every replay, so that nothing of an earlier step is left: a padding row has no adapter, one
     token to attend to, and writes to a block that no sequence ever holds.
 
-    ``forward`` computes logits from a batch and segments without reading anything back. ``capture(run)`` returns what
-    does again what ``run`` does now, into the same tensor.
+    ``capture(run)`` returns what does again what ``run`` does now, into the same tensor.
     """
 
-    def __init__(self, forward: Forward, bank: SlotBank, capture: Capture) -> None:
-        self._forward = forward
+    def __init__(self, bank: SlotBank, capture: Capture) -> None:
         self._bank = bank
         self._capture = capture
         self._cache: KVCache | None = None
@@ -79,9 +77,11 @@ class DecodeGraphs:
         self.failed: str | None = None
         """Why nothing is recorded any more."""
 
-    def logits(self, batch: PackedBatch) -> Tensor | None:
+    def logits(self, batch: PackedBatch, forward: Forward) -> Tensor | None:
         """Return the logits ``[≥ T, V]`` of a decode-only batch, which the next call overwrites.
 
+        ``forward`` computes logits from a batch and segments and reads nothing back; it is the same at every call, and
+        is not kept, or the model that keeps this would keep itself.
         Returns ``None``, and a warning says why once, after a step could not be recorded.
         """
         if self.failed is not None or batch.cache is None:
@@ -97,7 +97,7 @@ class DecodeGraphs:
         filling = joined(tables, batch.device)
         known = self._recorded.get(key)
         if known is None:
-            known = self._record(batch.cache, tables, filling, key[2])
+            known = self._record(forward, batch.cache, tables, filling, key[2])
             if known is None:
                 return None
             self._recorded[key] = known
@@ -107,14 +107,16 @@ class DecodeGraphs:
         known.buffer.copy_(filling, non_blocking=True)
         return known.replay()
 
-    def _record(self, cache: KVCache, tables: RowTables[Table], filling: Tensor, rank: int) -> _Recorded | None:
+    def _record(
+        self, forward: Forward, cache: KVCache, tables: RowTables[Table], filling: Tensor, rank: int
+    ) -> _Recorded | None:
         device, rows = cache.device, len(tables.tokens)
         buffer = filling.to(device, copy=True)
         there = RowTables(*views(buffer, tables))
         batch = PackedBatch((Piece((0,)),) * rows, tuple(range(rows + 1)), cache, device, tables, there)
         segments = Segments.for_replay(there.row_slots, self._bank.rows, rank)
         try:
-            return _Recorded(buffer, self._capture(lambda: self._forward(batch, segments)))
+            return _Recorded(buffer, self._capture(lambda: forward(batch, segments)))
         except RuntimeError as error:  # torch's for all that CUDA refuses
             self.failed = f"{type(error).__name__}: {error}"
             warnings.warn(

@@ -93,18 +93,24 @@ class PackedModel:
         if batch_invariant:
             check_invariance(self._port.weights)
         self.why_no_graphs = why_no_graphs(model)
-        self.graphs = None if self.why_no_graphs else DecodeGraphs(self._decode, self.bank, CudaCapture(self.device))
+        self.graphs = None if self.why_no_graphs else DecodeGraphs(self.bank, CudaCapture(self.device))
 
     @property
     def packed_bytes(self) -> int:
         """Bytes of the second copy of the base's weights."""
         return sum(weight.packed_bytes for weight in self._port.weights)
 
+    @property
+    def decode_steps(self) -> str:
+        """How steps of decoding alone run: replayed, or launch by launch and why."""
+        why = self.why_no_graphs or (self.graphs.failed if self.graphs is not None else None)
+        return f"launch by launch: {why}" if why else "replayed from graphs"
+
     def logits(self, batch: PackedBatch, keep: Tensor) -> Tensor:
         """Return the logits ``[K, V]`` of the rows that ``keep [K]`` names, without gradients."""
         with torch.no_grad():
             if self.graphs is not None and batch.decode_only and batch.cache is not None:
-                replayed = self.graphs.logits(batch)
+                replayed = self.graphs.logits(batch, self._decode)
                 if replayed is not None:
                     return replayed.index_select(0, keep)  # a copy: the next replay writes over it
             with self._port.open(self._plan(batch, None)):

@@ -6,13 +6,17 @@ interpreter runs. All that a CUDA graph freezes is made once here too: the batch
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from mended_interpreter import interpret
+from tiny import load_tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mintbook.config import LoraConfig
@@ -43,6 +47,12 @@ class Recorder:
         return run
 
 
+def result_of(run: Run) -> Run:
+    """Like CUDA's recording, keep the result and not the function."""
+    out = run()
+    return lambda: out
+
+
 class Decoding:
     """Sequences with their keys and values in one cache, of which any may be continued."""
 
@@ -51,7 +61,7 @@ class Decoding:
         self.patch = patch
         model.graphs = None
         self.recorder = Recorder(model.device)
-        self.graphs = DecodeGraphs(model._decode, model.bank, self.recorder)
+        self.graphs = DecodeGraphs(model.bank, self.recorder)
         self.cache = KVCache(64 * BLOCK, model.device)
         self.tables: list[BlockTable] = []
         self.lengths: list[int] = []
@@ -75,7 +85,7 @@ class Decoding:
 
     def replayed(self, rows: dict[int, int], token: int = 9) -> torch.Tensor:
         with self.by_triton():
-            found = self.graphs.logits(self.batch(rows, token))
+            found = self.graphs.logits(self.batch(rows, token), self.model._decode)
         assert found is not None
         return found[: len(rows)].clone()
 
@@ -221,12 +231,14 @@ def test_a_step_that_cannot_be_recorded_runs_the_ordinary_way_and_says_so(decodi
     model = decoding.model
     decoding.begin([-1], (5,))
     _, ordinary = decoding.both({0: -1})
-    model.graphs = DecodeGraphs(model._decode, model.bank, refuse)
+    model.graphs = DecodeGraphs(model.bank, refuse)
     with pytest.warns(RuntimeWarning, match="not permitted"):
         torch.testing.assert_close(
             model.logits(decoding.batch({0: -1}), torch.tensor([0], device=model.device)), ordinary
         )
     assert torch.equal(model.logits(decoding.batch({0: -1}), torch.tensor([0], device=model.device)), ordinary)
+    model.why_no_graphs = None
+    assert model.decode_steps == "launch by launch: RuntimeError: operation not permitted when stream is capturing"
 
 
 def test_the_model_hands_out_copies_of_the_rows_that_are_asked_for(decoding: Decoding) -> None:
@@ -271,12 +283,31 @@ def test_a_recorded_step_reads_nothing_back_and_makes_no_tensor_of_host_numbers(
     assert refuse.seen > 100
 
 
+def test_what_is_recorded_does_not_keep_the_model(tiny_base_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interpret(monkeypatch)
+    model = load_tiny(tiny_base_folder, torch.float32)
+    decoding = Decoding(model, monkeypatch)
+    decoding.begin([-1], (5,))
+    model.graphs = DecodeGraphs(model.bank, result_of)
+    with decoding.by_triton():
+        model.logits(decoding.batch({0: -1}), torch.tensor([0]))
+    gone, graphs = weakref.ref(model), model.graphs
+    gc.disable()
+    try:
+        del model, decoding
+        assert gone() is None
+    finally:
+        gc.enable()
+    assert len(graphs._recorded) == 1
+
+
 def test_a_step_is_recorded_where_nothing_of_it_is_read_on_the_host(tiny_model: PackedModel) -> None:
     why = why_no_graphs(tiny_model.model)
     assert (
         why == tiny_model.why_no_graphs == (None if tiny_model.device.type == "cuda" else "there are no graphs on cpu")
     )
     assert (tiny_model.graphs is None) is (why is not None)
+    assert tiny_model.decode_steps == ("replayed from graphs" if why is None else f"launch by launch: {why}")
 
 
 def test_padding_is_written_whole() -> None:

@@ -89,9 +89,10 @@ def test_the_journey_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(mintbook, "Session", open_session)
+    names: dict[str, object] = {}  # one block goes on where the one before ended
     for language, body in FENCE.findall(read("README.md")):
         if language == "python":
-            exec(compile(body, "README.md", "exec"), {})
+            exec(compile(body, "README.md", "exec"), names)
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])

@@ -145,9 +145,9 @@ class Session(Shown):
 
     def _memory(self) -> str:
         bank, cache, packed = self.engine.model.bank, self.engine.cache, self.engine.model.packed_bytes
-        twice = f" and {bytes_text(packed)} for its copy that this CPU multiplies with" if packed else ""
+        twice = f" and {bytes_text(packed)} for a copy in this CPU's own layout" if packed else ""
         return (
-            f"{bytes_text(self.base.bytes)} base{twice}, counted once; {bytes_text(bank.used_bytes)} loaded adapters; "
+            f"{bytes_text(self.base.bytes)} base, counted once{twice}; {bytes_text(bank.used_bytes)} loaded adapters; "
             f"{bytes_text(cache.used_bytes)} KV cache in use"
         )
 

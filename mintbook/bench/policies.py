@@ -89,7 +89,7 @@ class Plan:
 
 
 def _plan(*, quick: bool) -> Plan:
-    return Plan(8, 3.0, 1, 2) if quick else Plan(32, 20.0, 3, 16)
+    return Plan(8, 2.0, 2, 2) if quick else Plan(32, 20.0, 3, 16)
 
 
 class Readiness:

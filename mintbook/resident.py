@@ -14,6 +14,7 @@ from mintbook.errors import ConfigError
 from mintbook.model.base import Base, device_of, load_base
 from mintbook.model.digest import folder_stamp
 from mintbook.model.packed_model import PackedModel
+from mintbook.passing_thread import in_passing_thread
 from mintbook.runtime import Runtime
 from mintbook.serve.residency import Residency
 from mintbook.store.store import Store
@@ -65,8 +66,10 @@ def open_runtime(base: str | Path | None, store: Store, *, device: str, dtype: s
     with _lock, Live() as live:
         resident = _residents.get(key)
         if resident is None:
-            found = load_base(base, dtype=dtype, device=device, progress=live.line)
-            resident = _residents[key] = Resident(found, config)
+            say = live.line
+            resident = _residents[key] = in_passing_thread(
+                lambda: Resident(load_base(base, dtype=dtype, device=device, progress=say), config)
+            )
         resident.check_asked(options)
         runtime = Runtime(resident.base, store, resident.engine, resident.residency)
         resident.runtimes.add(runtime)

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = [  # the ground floor first; rooms of one floor are blind to each other
     ["errors"],
-    ["config", "events", "feed", "display"],
+    ["config", "events", "feed", "passing_thread", "display"],
     ["store"],
     ["model"],
     ["engine"],

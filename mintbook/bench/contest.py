@@ -11,6 +11,7 @@ from mintbook.bench.batch import Answer, Batch, Side
 from mintbook.bench.reference import Claim, Reference
 from mintbook.bench.row import EVERY, Row
 from mintbook.bench.timing import Timing, cpu_ms, cpu_ratio, interleaved, wall_ms, wall_ratio
+from mintbook.passing_thread import in_passing_thread
 
 Part = Literal["prefill", "step"]
 
@@ -78,13 +79,13 @@ class Contest:
         claims: dict[Claim, None] = {}
         for entry, (side, batch) in entries.items():
             self.say(f"warming up: {entry}")
-            claims |= dict.fromkeys(self._claims(entry, batch, side.answer(batch)))
+            claims |= dict.fromkeys(self._claims(entry, batch, in_passing_thread(partial(side.answer, batch))))
         self._check(list(claims))
         later: dict[Claim, None] = {}
 
         def measure(entry: Entry) -> Timing:
             side, batch = entries[entry]
-            answer = side.answer(batch)
+            answer = in_passing_thread(partial(side.answer, batch))
             later.update(dict.fromkeys(self._claims(entry, batch, answer)))
             return answer.prefill if self.part == "prefill" else answer.step
 
@@ -98,7 +99,7 @@ class Contest:
         return [held, Row(EVERY, EVERY, "largest gap to the reference", self.gap, "nats")]
 
     def _check(self, claims: list[Claim]) -> None:
-        self.gap = max(self.gap, self.reference.check(claims, self.say))
+        self.gap = max(self.gap, in_passing_thread(partial(self.reference.check, claims, self.say)))
         self.held += len(claims)
 
     def _claims(self, entry: Entry, batch: Batch, answer: Answer) -> list[Claim]:

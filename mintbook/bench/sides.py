@@ -22,6 +22,7 @@ from mintbook.config import EngineConfig
 from mintbook.engine.engine import Engine
 from mintbook.errors import MintbookError
 from mintbook.model.base import Base, load_base
+from mintbook.passing_thread import in_passing_thread
 from mintbook.resident import Resident
 from mintbook.store.page import Page
 
@@ -52,7 +53,7 @@ def open_engine(setting: Setting, room: dict[str, Any]) -> Iterator[tuple[Base, 
     """
     config = EngineConfig.from_options(prefix_cache=False, **room)
     before = torch.get_num_threads()
-    resident = Resident(load_base(setting.base, dtype=setting.dtype, device="cpu"), config)
+    resident = in_passing_thread(lambda: Resident(load_base(setting.base, dtype=setting.dtype, device="cpu"), config))
     try:
         torch.set_num_threads(setting.threads)
         # OpenMP's count belongs to a thread, and the engine has its own.

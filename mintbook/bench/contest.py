@@ -79,13 +79,13 @@ class Contest:
         claims: dict[Claim, None] = {}
         for entry, (side, batch) in entries.items():
             self.say(f"warming up: {entry}")
-            claims |= dict.fromkeys(self._claims(entry, batch, in_passing_thread(partial(side.answer, batch))))
+            claims |= dict.fromkeys(self._claims(entry, batch, side.answer(batch)))
         self._check(list(claims))
         later: dict[Claim, None] = {}
 
         def measure(entry: Entry) -> Timing:
             side, batch = entries[entry]
-            answer = in_passing_thread(partial(side.answer, batch))
+            answer = side.answer(batch)
             later.update(dict.fromkeys(self._claims(entry, batch, answer)))
             return answer.prefill if self.part == "prefill" else answer.step
 

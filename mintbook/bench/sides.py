@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from mintbook.bench.adapters import random_pages, write_folders
-from mintbook.bench.batch import Side
+from mintbook.bench.batch import Answer, Batch, Side
 from mintbook.bench.reference import Reference
 from mintbook.bench.setting import Setting
 from mintbook.bench.transformers_side import PeftSide, TransformersSide, load_plain
@@ -64,6 +64,19 @@ def open_engine(setting: Setting, room: dict[str, Any]) -> Iterator[tuple[Base, 
         torch.set_num_threads(before)
 
 
+class InEngine:
+    """A peer that computes in the engine's thread: every side has the same OpenMP threads, and no second team."""
+
+    def __init__(self, side: Side, engine: Engine) -> None:
+        self.name = side.name
+        self._side = side
+        self._engine = engine
+
+    def answer(self, batch: Batch) -> Answer:
+        """Answer a batch and say how long it took."""
+        return self._engine.call(lambda _model: self._side.answer(batch))
+
+
 @contextmanager
 def open_sides(
     setting: Setting,
@@ -83,18 +96,20 @@ def open_sides(
         say("opening the base")
         base, engine = stack.enter_context(open_engine(setting, room))
         say("making random adapters")
-        pages = random_pages(engine, ranks)
+        pages = in_passing_thread(lambda: random_pages(engine, ranks))
         skipped: dict[str, str] = {}
-        vllm = _start_vllm(setting, base, pages[:served], longest, skipped, stack, say)
+        vllm = in_passing_thread(lambda: _start_vllm(setting, base, pages[:served], longest, skipped, stack, say))
         say("opening transformers")
-        peers: dict[str, Side] = {"transformers": TransformersSide(load_plain(base.folder, setting.dtype))}
+        plain = in_passing_thread(lambda: TransformersSide(load_plain(base.folder, setting.dtype)))
+        peers: dict[str, Side] = {"transformers": InEngine(plain, engine)}
         say("opening PEFT")
         try:
-            peers["peft"] = PeftSide(load_plain(base.folder, setting.dtype), pages[:served])
+            peft = in_passing_thread(lambda: PeftSide(load_plain(base.folder, setting.dtype), pages[:served]))
+            peers["peft"] = InEngine(peft, engine)
         except ImportError as error:
             skipped["peft"] = f"it is not installed ({error}); pip install 'mintbook[bench]' has it"
         say("opening the reference")
-        reference = Reference(base.folder, pages, setting.dtype)
+        reference = in_passing_thread(lambda: Reference(base.folder, pages, setting.dtype))
         sides = Sides(base, engine, pages, reference, peers, skipped)
         for side in vllm:
             say(f"waiting for {side.name}")

@@ -8,7 +8,7 @@ from torch import Tensor
 from mintbook_kernels.checks import check_operands, check_triton_dtype
 from mintbook_kernels.dispatch import backend_name
 from mintbook_kernels.factors import Factors
-from mintbook_kernels.gathered_lora import cpu
+from mintbook_kernels.gathered_lora import torch_path
 from mintbook_kernels.native import rows as native
 from mintbook_kernels.segments import Segments
 
@@ -35,7 +35,7 @@ def gathered_lora(y: Tensor, x: Tensor, factors: Factors, segments: Segments, *,
         return y
     with torch.no_grad():
         if name == "torch":
-            cpu.add_update(y, x, factors, segments)
+            torch_path.add_update(y, x, factors, segments)
             return y
         check_triton_dtype(x)
         from mintbook_kernels.gathered_lora.triton_kernel import add_update

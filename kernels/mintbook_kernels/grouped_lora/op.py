@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from mintbook_kernels.checks import check_grads, check_operands, check_triton_dtype
 from mintbook_kernels.dispatch import backend_name
 from mintbook_kernels.factors import Factors
-from mintbook_kernels.grouped_lora import cpu
+from mintbook_kernels.grouped_lora import torch_path
 from mintbook_kernels.lora_grad.op import implementation
 from mintbook_kernels.native import rows as native
 from mintbook_kernels.segments import Segments
@@ -75,7 +75,7 @@ def _add_only(y: Tensor, x: Tensor, factors: Factors, segments: Segments, name: 
 
 def _add_update(y: Tensor, x: Tensor, factors: Factors, segments: Segments, name: str) -> Tensor | None:
     if name != "triton":
-        return cpu.add_update(y, x, factors, segments)
+        return torch_path.add_update(y, x, factors, segments)
     check_triton_dtype(x)
     from mintbook_kernels.grouped_lora.triton_kernel import add_update
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from mintbook_kernels.checks import check_grads, check_operands, check_triton_dtype
 from mintbook_kernels.dispatch import backend_name
 from mintbook_kernels.factors import Factors
-from mintbook_kernels.lora_grad import cpu
+from mintbook_kernels.lora_grad import torch_path
 from mintbook_kernels.segments import Segments
 
 
@@ -43,9 +43,9 @@ def lora_grad(
 
 
 def implementation(name: str, x: Tensor) -> Callable[..., Tensor | None]:
-    """Return the backend's ``add_gradients(dy, x, h, factors, segments, grads, *, need_dx)``, as in cpu.py."""
+    """Return the backend's ``add_gradients(dy, x, h, factors, segments, grads, *, need_dx)``, as in torch_path.py."""
     if name != "triton":
-        return cpu.add_gradients
+        return torch_path.add_gradients
     check_triton_dtype(x)
     from mintbook_kernels.lora_grad.triton_kernel import add_gradients
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from mintbook_kernels.factors import Factors
-from mintbook_kernels.grouped_lora import cpu as grouped
+from mintbook_kernels.grouped_lora import torch_path as grouped
 from mintbook_kernels.segments import Segments
 
 

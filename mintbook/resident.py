@@ -27,12 +27,15 @@ class Resident:
         self.base = base
         self.config = config
         self.stamp = folder_stamp(base.folder)
-        model = PackedModel(
-            base.model,
-            slot_rows=config.slot_rows,
-            batch_invariant=config.batch_invariant,
-            packed_weights=config.packed_weights,
+        model = in_passing_thread(
+            lambda: PackedModel(
+                base.model,
+                slot_rows=config.slot_rows,
+                batch_invariant=config.batch_invariant,
+                packed_weights=config.packed_weights,
+            )
         )
+        # Made here: an interrupt above leaves a thread that ends, and no engine that nobody could close.
         self.engine = Engine(model, base.renderer.tokenizer, config)
         self.residency = Residency(self.engine, base.digest)
         self.runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
@@ -67,9 +70,8 @@ def open_runtime(base: str | Path | None, store: Store, *, device: str, dtype: s
         resident = _residents.get(key)
         if resident is None:
             say = live.line
-            resident = _residents[key] = in_passing_thread(
-                lambda: Resident(load_base(base, dtype=dtype, device=device, progress=say), config)
-            )
+            found = in_passing_thread(lambda: load_base(base, dtype=dtype, device=device, progress=say))
+            resident = _residents[key] = Resident(found, config)
         resident.check_asked(options)
         runtime = Runtime(resident.base, store, resident.engine, resident.residency)
         resident.runtimes.add(runtime)

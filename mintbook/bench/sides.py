@@ -53,7 +53,8 @@ def open_engine(setting: Setting, room: dict[str, Any]) -> Iterator[tuple[Base, 
     """
     config = EngineConfig.from_options(prefix_cache=False, **room)
     before = torch.get_num_threads()
-    resident = in_passing_thread(lambda: Resident(load_base(setting.base, dtype=setting.dtype, device="cpu"), config))
+    base = in_passing_thread(lambda: load_base(setting.base, dtype=setting.dtype, device="cpu"))
+    resident = Resident(base, config)
     try:
         torch.set_num_threads(setting.threads)
         # OpenMP's count belongs to a thread, and the engine has its own.

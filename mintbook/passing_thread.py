@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -15,7 +15,7 @@ def in_passing_thread(work: Callable[[], T]) -> T:
 
     Every thread that computes in parallel keeps a team of OpenMP threads for as long as it lives. With a second team
     beside the engine's there are more threads than processors, and libgomp then waits by sleeping: on two processors a
-    decode step's products took 28 to 32 ms instead of 18.5. An interrupt is raised here at once; the work goes on to
+    decode step's products took 28 to 32 ms instead of 18.5. An interrupt is raised here soon; the work goes on to
     its end.
 
     >>> in_passing_thread(lambda: 6 * 7)
@@ -30,4 +30,6 @@ def in_passing_thread(work: Callable[[], T]) -> T:
             future.set_exception(error)
 
     threading.Thread(target=run, name="mintbook-passing", daemon=True).start()
+    while not wait([future], timeout=0.1).done:
+        pass  # woken now and then: some libraries keep a signal from waking a thread that waits without a timeout
     return future.result()
